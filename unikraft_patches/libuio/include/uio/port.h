@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * What libuio's core asks of the kernel it lives in. One implementation per
+ * kernel: port/unikraft, port/reference, port/hosted. The core calls nothing
+ * else of the kernel but the C library's mem*, str* and [v]snprintf.
+ *
+ * Scheduling contract: core code is never interrupted by other core code.
+ * Another thread of libuio runs only while the caller is inside
+ * uio_port_event_wait(), uio_port_yield() or uio_port_sleep(). Interrupt
+ * handlers only ever call uio_port_event_signal(). So the core has no locks.
+ *
+ * Functions that return int give 0 (or a count) or a negative errno.
+ */
+#ifndef UIO_PORT_H
+#define UIO_PORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define UIO_PAGE_SIZE 4096u
+
+/* ---- time and log ---- */
+
+/** Monotonic nanoseconds since boot. */
+uint64_t uio_port_ns(void);
+
+/** Write len bytes to the kernel's log (serial console). Never blocks. */
+void uio_port_log(const char *text, size_t len);
+
+/* ---- the image we are part of ---- */
+
+struct uio_image {
+	uintptr_t base, end;		/* all of it, page aligned */
+	uintptr_t text_start, text_end; /* executable part */
+	uintptr_t slide;		/* run-time minus link-time address */
+	const uint8_t *build_id;	/* GNU build-id, NULL if none */
+	size_t build_id_len;
+	const char *kernel;		/* "refguest 1", "Unikraft 0.17" */
+};
+void uio_port_image(struct uio_image *out);
+
+/* ---- memory ---- */
+
+/** Heap memory, 16-byte aligned, not zeroed; NULL when there is none. */
+void *uio_port_alloc(size_t size);
+/** Give back what uio_port_alloc() gave; NULL is allowed. */
+void uio_port_free(void *ptr);
+/** Physically contiguous memory a device may read and write, page aligned. */
+void *uio_port_dma_alloc(size_t size);
+void uio_port_dma_free(void *ptr, size_t size);
+
+/** Bytes in the system heap: total, free. */
+void uio_port_meminfo(size_t *total, size_t *free_bytes);
+
+/* Rights of a page. Writable and executable together is -EINVAL. */
+#define UIO_PROT_READ 1u
+#define UIO_PROT_WRITE 2u
+#define UIO_PROT_EXEC 4u
+
+/**
+ * The window of virtual addresses in which overlays live: unused by anybody
+ * else, within 2 GiB of the kernel's text if that is possible at all.
+ */
+void uio_port_arena(uintptr_t *base, size_t *size);
+
+/** Back [va, va + pages) of the arena with fresh zeroed memory. -ENOMEM, -EINVAL. */
+int uio_port_map(uintptr_t va, size_t pages, unsigned int prot);
+/** Change the rights of mapped pages of the arena. */
+int uio_port_protect(uintptr_t va, size_t pages, unsigned int prot);
+/** Unmap pages of the arena and give their memory back. */
+int uio_port_unmap(uintptr_t va, size_t pages);
+
+/* ---- threads ---- */
+
+struct uio_thread;
+
+/**
+ * Start a thread that runs fn(arg) and ends when fn returns. It has the C
+ * library's thread-local data, so fn may call any libc function. stack is the
+ * number of bytes it needs; a guard page lies below it where the port can.
+ */
+int uio_port_thread_create(struct uio_thread **out, const char *name,
+			   void (*fn)(void *arg), void *arg, size_t stack);
+struct uio_thread *uio_port_thread_self(void);
+
+/**
+ * Make the given thread of ours, which is not running at this moment (it
+ * waits, or was preempted), continue at fn(arg) as soon as it is scheduled,
+ * abandoning what it did. The mechanism behind CANCEL and deadlines: fn is a
+ * function that unwinds (longjmp). -EAGAIN if it cannot be done now.
+ */
+int uio_port_thread_divert(struct uio_thread *t, void (*fn)(void *arg),
+			   void *arg);
+
+void uio_port_yield(void);
+void uio_port_sleep(uint64_t ns);
+
+struct uio_thread_info {
+	const char *name;
+	unsigned int id;
+	char state;		/* 'R' running, 'r' runnable, 'S' blocked */
+	bool ours;		/* a thread of libuio */
+	uint64_t cpu_ns;
+	size_t stack_size;
+};
+/** Call fn for each thread until it returns non-zero; returns that. */
+int uio_port_thread_foreach(int (*fn)(const struct uio_thread_info *, void *),
+			    void *arg);
+
+/* An event: signalled once, it lets one wait pass. Signals do not add up. */
+struct uio_event {
+	uint64_t opaque[16];
+};
+void uio_port_event_init(struct uio_event *ev);
+/** Allowed in interrupt context. */
+void uio_port_event_signal(struct uio_event *ev);
+/** Wait at most ns nanoseconds (UINT64_MAX: for ever). 0, or -ETIMEDOUT. */
+int uio_port_event_wait(struct uio_event *ev, uint64_t ns);
+
+/* ---- faults ---- */
+
+enum uio_trap_kind {
+	UIO_TRAP_READ = 1,
+	UIO_TRAP_WRITE,
+	UIO_TRAP_EXECUTE,
+	UIO_TRAP_INVALID_OPCODE,
+	UIO_TRAP_DIVIDE,
+	UIO_TRAP_PROTECTION,
+	UIO_TRAP_STACK,
+	UIO_TRAP_ABORT,
+	UIO_TRAP_ALIGNMENT,
+	UIO_TRAP_BUDGET,
+	UIO_TRAP_OTHER,
+};
+
+#define UIO_TRAP_NREGS 15 /* rax rbx rcx rdx rsi rdi rbp r8..r15 */
+
+struct uio_trap {
+	enum uio_trap_kind kind;
+	unsigned int vector;	/* of the CPU */
+	uint64_t error_code, address;
+	uint64_t ip, sp, flags;
+	uint64_t regs[UIO_TRAP_NREGS];
+};
+
+/**
+ * Asked for every CPU exception before the kernel gives up. A hook that
+ * returns true has changed trap->ip, trap->sp and trap->regs to where the
+ * interrupted thread shall go on; false leaves it to the kernel. Runs on a
+ * trap stack with interrupts off and must not block.
+ */
+typedef bool (*uio_trap_hook)(struct uio_trap *trap);
+void uio_port_trap_hook(uio_trap_hook hook);
+
+/* ---- signals to the application ---- */
+
+/** Deliver POSIX signal sig (x86-64 Linux number) to the application. -EINVAL. */
+int uio_port_signal(int sig);
+
+/* ---- the guest's own files ---- */
+
+struct uio_stat {
+	uint64_t size, mtime_ns, ino;
+	uint32_t mode; /* Linux st_mode */
+	uint32_t nlink;
+};
+struct uio_dirent {
+	const char *name;
+	uint64_t ino;
+	unsigned char type; /* Linux DT_* */
+};
+/* As the POSIX calls of the same name, with Linux flag values. */
+int uio_port_fs_open(const char *path, int flags, unsigned int mode);
+ssize_t uio_port_fs_pread(int fd, void *buf, size_t len, uint64_t off);
+ssize_t uio_port_fs_pwrite(int fd, const void *buf, size_t len, uint64_t off);
+int uio_port_fs_close(int fd);
+int uio_port_fs_stat(const char *path, struct uio_stat *out);
+int uio_port_fs_readdir(const char *path,
+			int (*fn)(const struct uio_dirent *, void *),
+			void *arg);
+int uio_port_fs_unlink(const char *path);
+int uio_port_fs_mkdir(const char *path, unsigned int mode);
+
+/* ---- byte ports to the host ---- */
+
+/*
+ * Either the port has a virtio bus, and core/virtio_console.c drives the
+ * device over the calls below, or (hosted) it supplies core/hostport.h's
+ * functions itself.
+ */
+struct uio_vdev;
+struct uio_vq;
+
+/** A piece of memory for a device; physically contiguous. */
+struct uio_sg {
+	void *addr;
+	uint32_t len;
+};
+
+/**
+ * Find the index-th virtio device with this device id (3 = console), reset it,
+ * negotiate the wanted features. *got receives what both sides have. -ENODEV.
+ */
+int uio_port_virtio_open(unsigned int device_id, unsigned int index,
+			 uint64_t want, uint64_t *got, struct uio_vdev **out);
+int uio_port_virtio_config(struct uio_vdev *dev, size_t offset, void *buf,
+			   size_t len);
+/**
+ * Set up virtqueues 0..n-1. notify[i](arg) runs in interrupt context when
+ * queue i has used buffers; NULL: none wanted.
+ */
+int uio_port_virtio_queues(struct uio_vdev *dev, unsigned int n,
+			   struct uio_vq *vq[], void (*const notify[])(void *),
+			   void *const arg[]);
+/** Set DRIVER_OK. */
+void uio_port_virtio_start(struct uio_vdev *dev);
+
+/** Offer out readable pieces, then in writable ones. -ENOSPC when full. */
+int uio_port_vq_add(struct uio_vq *vq, const struct uio_sg *sg,
+		    unsigned int out, unsigned int in, void *cookie);
+void uio_port_vq_kick(struct uio_vq *vq);
+/** The cookie of a used buffer, *len the bytes the device wrote; NULL: none. */
+void *uio_port_vq_get(struct uio_vq *vq, uint32_t *len);
+/** Ask for interrupts again; false if used buffers are waiting already. */
+bool uio_port_vq_irq_on(struct uio_vq *vq);
+/** Descriptors in the queue. */
+unsigned int uio_port_vq_size(const struct uio_vq *vq);
+
+/* ---- start ---- */
+
+/**
+ * Called by the port once, in a thread with libc initialised, before or
+ * beside the application's main(). Starts the uIO context. Never blocks;
+ * without a console device it logs that and returns -ENODEV.
+ */
+int uio_start(void);
+
+#endif /* UIO_PORT_H */
