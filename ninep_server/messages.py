@@ -208,7 +208,9 @@ def decode(number: int, body: Buffer) -> tuple[Any, ...]:
         else:
             fields.append(kind.read(reader))
     if reader.position != len(reader.data):
-        raise ProtocolError(f"{message.name} has {len(reader.data) - reader.position} bytes too many")
+        raise ProtocolError(
+            f"{message.name} has {len(reader.data) - reader.position} bytes too many"
+        )
     return tuple(fields)
 
 
