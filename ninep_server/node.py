@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A file of the exported tree, held by descriptor.
 
-A `Node` is an `O_PATH | O_NOFOLLOW` descriptor and is never resolved from a path a second time, so nothing that is renamed or
-replaced meanwhile can lead it out of the export. Errors are `OSError`, with the errno that Linux gives.
+A `Node` is an `O_PATH | O_NOFOLLOW` descriptor and is never resolved from a path a second time,
+so nothing that is renamed or replaced meanwhile can lead it out of the export. Errors are `OSError`, with the errno that Linux gives.
 """
 
 from __future__ import annotations

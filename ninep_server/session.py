@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """One connection's state and what each request does to it. No sockets here: messages in, replies out.
 
-Requests that may have to wait for a disk are returned as a `Later`, which the driver runs in a thread. A fid that is clunked
-while such a request uses it keeps its descriptor until that request ends.
+A request that may have to wait for a disk is returned as a `Later`, which the driver runs in a
+thread. A fid that is clunked meanwhile keeps its descriptor until that request ends.
 """
 
 from __future__ import annotations
@@ -139,16 +139,17 @@ class Session:
         self.stats.ops[message.name] = self.stats.ops.get(message.name, 0) + 1
         if not self.ready and message.name != "Tversion":
             raise ProtocolError(f"{message.name} before Tversion")
+        title = "R" + message.name[1:]
         try:
             reply = getattr(self, message.name)(*fields)
+            if isinstance(reply, Later):
+                return Later(lambda: self._late(title, tag, reply))
+            return encode(title, tag, *reply)
         except OSError as error:
             return self.failed(tag, error.errno or errno.EIO)
-        except (OverflowError, ValueError):
+        except (OverflowError, ValueError, struct.error):
+            # A number that the system call, or the reply, has no room for.
             return self.failed(tag, errno.EINVAL)
-        title = "R" + message.name[1:]
-        if isinstance(reply, Later):
-            return Later(lambda: self._late(title, tag, reply))
-        return encode(title, tag, *reply)
 
     def _late(self, title: str, tag: int, reply: Later) -> bytes:
         try:

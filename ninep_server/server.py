@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The trio driver: messages from a stream to a `Session`, replies back.
+
+Requests are carried out in the order of their arrival; those that have to wait for a disk go on in threads and are
+answered when they are done, while later ones pass them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import trio
+
+from ninep_server.messages import BY_NUMBER, HEADER, ProtocolError, decode, encode
+from ninep_server.node import Node
+from ninep_server.session import Later, Limits, Session, Stats
+
+_RECEIVE = 256 * 1024
+_TFLUSH = next(m.number for m in BY_NUMBER.values() if m.name == "Tflush")
+_TVERSION = next(m.number for m in BY_NUMBER.values() if m.name == "Tversion")
+
+
+@dataclass
+class _Connection:
+    stream: trio.abc.Stream
+    session: Session
+    slots: trio.CapacityLimiter
+    # Requests in threads: an event that is set when the reply has been sent.
+    pending: dict[int, trio.Event] = field(default_factory=dict)
+    sending: trio.Lock = field(default_factory=trio.Lock)
+
+    async def send(self, reply: bytes) -> None:
+        async with self.sending:
+            await self.stream.send_all(reply)
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        buffer = bytearray()
+        while True:
+            start = 0
+            while len(buffer) - start >= HEADER.size:
+                size, number, tag = HEADER.unpack_from(buffer, start)
+                if not HEADER.size <= size <= self.session.msize:
+                    raise ProtocolError(f"a message of {size} bytes; msize is {self.session.msize}")
+                if len(buffer) - start < size:
+                    break
+                # Copied, since a request in a thread outlives the buffer; data is copied this once.
+                await self.request(
+                    number, tag, bytes(buffer[start + HEADER.size : start + size]), nursery
+                )
+                start += size
+            del buffer[:start]
+            piece = await self.stream.receive_some(_RECEIVE)
+            if not piece:
+                return
+            buffer += piece
+
+    async def request(self, number: int, tag: int, body: bytes, nursery: trio.Nursery) -> None:
+        if number == _TVERSION:
+            for event in list(self.pending.values()):
+                await event.wait()
+        if number == _TFLUSH:
+            # flush(5): after Rflush the tag is free. What is under way is let finish, and answers first.
+            (old,) = decode(number, body)
+            nursery.start_soon(self.flush, tag, self.pending.get(old))
+            return
+        if tag in self.pending:
+            raise ProtocolError(f"tag {tag} is in use")
+        outcome = self.session.handle(number, tag, body)
+        if isinstance(outcome, Later):
+            while len(self.pending) >= self.session.limits.in_flight:
+                await next(iter(self.pending.values())).wait()
+            self.pending[tag] = trio.Event()
+            nursery.start_soon(self.wait_for, tag, outcome)
+        else:
+            await self.send(outcome)
+
+    async def flush(self, tag: int, event: trio.Event | None) -> None:
+        if event is not None:
+            await event.wait()
+        await self.send(encode("Rflush", tag))
+
+    async def wait_for(self, tag: int, later: Later) -> None:
+        try:
+            reply = await trio.to_thread.run_sync(
+                later.work, abandon_on_cancel=True, limiter=self.slots
+            )
+            # Free for reuse from the moment the client may have seen the reply.
+            event = self.pending.pop(tag)
+            await self.send(reply)
+            event.set()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.pending.pop(tag, None)
+
+
+async def serve_stream(
+    stream: trio.abc.Stream, root: Node, limits: Limits | None = None, stats: Stats | None = None
+) -> None:
+    """Serve one client until it goes away. All fids are freed then, and the stream is closed.
+
+    :raise ProtocolError: the client sent what is no 9P; the connection is closed already.
+    """
+    limits = limits or Limits()
+    session = Session(root, limits, stats if stats is not None else Stats())
+    connection = _Connection(stream, session, trio.CapacityLimiter(limits.in_flight))
+    try:
+        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            await connection.run(nursery)
+            nursery.cancel_scope.cancel()
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass  # the client is gone, which is how connections end
+    finally:
+        session.close()
+        await trio.aclose_forcefully(stream)
