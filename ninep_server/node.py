@@ -2,7 +2,8 @@
 """A file of the exported tree, held by descriptor.
 
 A `Node` is an `O_PATH | O_NOFOLLOW` descriptor and is never resolved from a path a second time,
-so nothing that is renamed or replaced meanwhile can lead it out of the export. Errors are `OSError`, with the errno that Linux gives.
+so nothing that is renamed or replaced meanwhile can lead it out of the export. Errors are `OSError`, with
+the errno that Linux gives.
 """
 
 from __future__ import annotations
@@ -102,7 +103,15 @@ class Node:
         return (inode ^ (device * 0x9E3779B97F4A7C15)) & 0xFFFFFFFFFFFFFFFF
 
     def walk(self, name: bytes) -> Node:
-        """The entry of that name; a symbolic link is itself, not where it points."""
+        """The entry of that name; a symbolic link is itself, not where it points.
+
+        `.` and `..` are answered from what is held already (the top is its own parent, walk(5)), never by the kernel,
+        for which `..` may lead out of the export.
+        """
+        if name in (b".", b".."):
+            if not stat.S_ISDIR(os.fstat(self.fd).st_mode):
+                raise oserror(errno.ENOTDIR)
+            return self if name == b"." else self.parent or self
         fd = os.open(check_name(name), _PATH_FLAGS, dir_fd=self.fd)
         return Node(fd, self.policy, self.root_device, self, name)
 

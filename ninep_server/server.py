@@ -102,12 +102,18 @@ async def serve_stream(
     limits = limits or Limits()
     session = Session(root, limits, stats if stats is not None else Stats())
     connection = _Connection(stream, session, trio.CapacityLimiter(limits.in_flight))
+    wrong: ProtocolError | None = None
     try:
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
-            await connection.run(nursery)
+        async with trio.open_nursery() as nursery:
+            try:
+                await connection.run(nursery)
+            except ProtocolError as error:
+                wrong = error
             nursery.cancel_scope.cancel()
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
+    except* (trio.BrokenResourceError, trio.ClosedResourceError):
         pass  # the client is gone, which is how connections end
     finally:
         session.close()
         await trio.aclose_forcefully(stream)
+    if wrong is not None:
+        raise wrong

@@ -146,7 +146,7 @@ class Session:
                 return Later(lambda: self._late(title, tag, reply))
             return encode(title, tag, *reply)
         except OSError as error:
-            return self.failed(tag, error.errno or errno.EIO)
+            return self.failed(tag, errno.EIO if error.errno is None else error.errno)
         except (OverflowError, ValueError, struct.error):
             # A number that the system call, or the reply, has no room for.
             return self.failed(tag, errno.EINVAL)
@@ -155,7 +155,7 @@ class Session:
         try:
             return encode(title, tag, reply.work())
         except OSError as error:
-            return self.failed(tag, error.errno or errno.EIO)
+            return self.failed(tag, errno.EIO if error.errno is None else error.errno)
         except (OverflowError, ValueError):
             return self.failed(tag, errno.EINVAL)
 
@@ -197,8 +197,12 @@ class Session:
         return self.msize, VERSION if self.ready else b"unknown"
 
     def Tauth(self, _afid: int, _uname: bytes, _aname: bytes, _n_uname: int) -> tuple[Any, ...]:
-        """attach(5): there is nothing to authenticate with; who may connect is the socket's business."""
-        raise oserror(errno.EOPNOTSUPP)
+        """attach(5): none is needed; who may connect is the socket's business.
+
+        Said with an Rlerror of errno 0, by which diod's clients tell "not needed" from "failed" (its npc_auth());
+        all others take any Rlerror for it.
+        """
+        raise OSError(0, "no authentication is needed")
 
     def Tattach(
         self, fid: int, afid: int, _uname: bytes, _aname: bytes, _n_uname: int
@@ -212,7 +216,7 @@ class Session:
     def Twalk(self, fid: int, newfid: int, wnames: list[bytes]) -> tuple[Any, ...]:
         """walk(5): newfid changes only if all names were found; an error only if not even the first was."""
         source = self.fid(fid)
-        if source.file is not None and wnames:
+        if source.file is not None and wnames and newfid == fid:
             raise oserror(errno.EBUSY)
         if newfid != fid and (newfid in self.fids or newfid == NOFID):
             raise oserror(errno.EBADF)
