@@ -32,12 +32,12 @@ void uio_port_log(const char *text, size_t len);
 /* ---- the image we are part of ---- */
 
 struct uio_image {
-	uintptr_t base, end;		/* all of it, page aligned */
+	uintptr_t base, end;            /* all of it, page aligned */
 	uintptr_t text_start, text_end; /* executable part */
-	uintptr_t slide;		/* run-time minus link-time address */
-	const uint8_t *build_id;	/* GNU build-id, NULL if none */
+	uintptr_t slide;                /* run-time minus link-time address */
+	const uint8_t *build_id;        /* GNU build-id, NULL if none */
 	size_t build_id_len;
-	const char *kernel;		/* "refguest 1", "Unikraft 0.17" */
+	const char *kernel; /* "refguest 1", "Unikraft 0.17" */
 };
 void uio_port_image(struct uio_image *out);
 
@@ -55,9 +55,9 @@ void uio_port_dma_free(void *ptr, size_t size);
 void uio_port_meminfo(size_t *total, size_t *free_bytes);
 
 /* Rights of a page. Writable and executable together is -EINVAL. */
-#define UIO_PROT_READ 1u
+#define UIO_PROT_READ  1u
 #define UIO_PROT_WRITE 2u
-#define UIO_PROT_EXEC 4u
+#define UIO_PROT_EXEC  4u
 
 /**
  * The window of virtual addresses in which overlays live: unused by anybody
@@ -81,8 +81,8 @@ struct uio_thread;
  * library's thread-local data, so fn may call any libc function. stack is the
  * number of bytes it needs; a guard page lies below it where the port can.
  */
-int uio_port_thread_create(struct uio_thread **out, const char *name,
-			   void (*fn)(void *arg), void *arg, size_t stack);
+int uio_port_thread_create(struct uio_thread **out, const char *name, void (*fn)(void *arg),
+			   void *arg, size_t stack);
 struct uio_thread *uio_port_thread_self(void);
 
 /**
@@ -91,8 +91,7 @@ struct uio_thread *uio_port_thread_self(void);
  * abandoning what it did. The mechanism behind CANCEL and deadlines: fn is a
  * function that unwinds (longjmp). -EAGAIN if it cannot be done now.
  */
-int uio_port_thread_divert(struct uio_thread *t, void (*fn)(void *arg),
-			   void *arg);
+int uio_port_thread_divert(struct uio_thread *t, void (*fn)(void *arg), void *arg);
 
 void uio_port_yield(void);
 void uio_port_sleep(uint64_t ns);
@@ -100,14 +99,13 @@ void uio_port_sleep(uint64_t ns);
 struct uio_thread_info {
 	const char *name;
 	unsigned int id;
-	char state;		/* 'R' running, 'r' runnable, 'S' blocked */
-	bool ours;		/* a thread of libuio */
+	char state; /* 'R' running, 'r' runnable, 'S' blocked */
+	bool ours;  /* a thread of libuio */
 	uint64_t cpu_ns;
 	size_t stack_size;
 };
 /** Call fn for each thread until it returns non-zero; returns that. */
-int uio_port_thread_foreach(int (*fn)(const struct uio_thread_info *, void *),
-			    void *arg);
+int uio_port_thread_foreach(int (*fn)(const struct uio_thread_info *, void *), void *arg);
 
 /* An event: signalled once, it lets one wait pass. Signals do not add up. */
 struct uio_event {
@@ -139,7 +137,7 @@ enum uio_trap_kind {
 
 struct uio_trap {
 	enum uio_trap_kind kind;
-	unsigned int vector;	/* of the CPU */
+	unsigned int vector; /* of the CPU */
 	uint64_t error_code, address;
 	uint64_t ip, sp, flags;
 	uint64_t regs[UIO_TRAP_NREGS];
@@ -177,9 +175,7 @@ ssize_t uio_port_fs_pread(int fd, void *buf, size_t len, uint64_t off);
 ssize_t uio_port_fs_pwrite(int fd, const void *buf, size_t len, uint64_t off);
 int uio_port_fs_close(int fd);
 int uio_port_fs_stat(const char *path, struct uio_stat *out);
-int uio_port_fs_readdir(const char *path,
-			int (*fn)(const struct uio_dirent *, void *),
-			void *arg);
+int uio_port_fs_readdir(const char *path, int (*fn)(const struct uio_dirent *, void *), void *arg);
 int uio_port_fs_unlink(const char *path);
 int uio_port_fs_mkdir(const char *path, unsigned int mode);
 
@@ -203,23 +199,21 @@ struct uio_sg {
  * Find the index-th virtio device with this device id (3 = console), reset it,
  * negotiate the wanted features. *got receives what both sides have. -ENODEV.
  */
-int uio_port_virtio_open(unsigned int device_id, unsigned int index,
-			 uint64_t want, uint64_t *got, struct uio_vdev **out);
-int uio_port_virtio_config(struct uio_vdev *dev, size_t offset, void *buf,
-			   size_t len);
+int uio_port_virtio_open(unsigned int device_id, unsigned int index, uint64_t want, uint64_t *got,
+			 struct uio_vdev **out);
+int uio_port_virtio_config(struct uio_vdev *dev, size_t offset, void *buf, size_t len);
 /**
  * Set up virtqueues 0..n-1. notify[i](arg) runs in interrupt context when
  * queue i has used buffers; NULL: none wanted.
  */
-int uio_port_virtio_queues(struct uio_vdev *dev, unsigned int n,
-			   struct uio_vq *vq[], void (*const notify[])(void *),
-			   void *const arg[]);
+int uio_port_virtio_queues(struct uio_vdev *dev, unsigned int n, struct uio_vq *vq[],
+			   void (*const notify[])(void *), void *const arg[]);
 /** Set DRIVER_OK. */
 void uio_port_virtio_start(struct uio_vdev *dev);
 
 /** Offer out readable pieces, then in writable ones. -ENOSPC when full. */
-int uio_port_vq_add(struct uio_vq *vq, const struct uio_sg *sg,
-		    unsigned int out, unsigned int in, void *cookie);
+int uio_port_vq_add(struct uio_vq *vq, const struct uio_sg *sg, unsigned int out, unsigned int in,
+		    void *cookie);
 void uio_port_vq_kick(struct uio_vq *vq);
 /** The cookie of a used buffer, *len the bytes the device wrote; NULL: none. */
 void *uio_port_vq_get(struct uio_vq *vq, uint32_t *len);
