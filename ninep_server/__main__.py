@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from ninep_server import Limits, Node, Policy, ProtocolError, Stats, serve_stream
+from ninep_server import Limits, LocalNode, Node, Policy, ProtocolError, Stats, serve_stream
 
 EPILOG = """examples:
   python -m ninep_server --socket /tmp/9p.sock --export /srv/files
@@ -86,7 +86,7 @@ async def serve(options: argparse.Namespace) -> None:
     policy = Policy(
         options.readonly, options.uid if squash else None, options.gid if squash else None
     )
-    root = Node.root(options.export, policy)
+    root = LocalNode.root(options.export, policy)
     handler = partial(_client, root, Limits(msize=options.msize, fids=options.max_fids), Stats())
     listeners = await _listen(options)
     try:

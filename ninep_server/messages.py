@@ -10,6 +10,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from typing import Any, NamedTuple
 
 HEADER = struct.Struct("<IBH")
@@ -33,81 +35,118 @@ class Qid(NamedTuple):
 
 
 QTDIR, QTSYMLINK, QTFILE = 0x80, 0x02, 0x00
-_QID = struct.Struct("<BIQ")
 
 
-class _Reader:
-    __slots__ = ("data", "position")
-
-    def __init__(self, data: memoryview) -> None:
-        self.data = data
-        self.position = 0
-
-    def take(self, size: int) -> memoryview:
-        end = self.position + size
-        if end > len(self.data):
-            raise ProtocolError("a field reaches beyond the message")
-        piece = self.data[self.position : end]
-        self.position = end
-        return piece
+# Reads a field of variable length at a position of a message's body: (value, position behind it).
+_Read = Callable[[memoryview, int], tuple[Any, int]]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How a field is read and written."""
+    """How a field travels: `code` of the struct module for a fixed size, else a reader and a writer."""
 
-    read: Callable[[_Reader], Any]
-    write: Callable[[Any], bytes]
-
-
-def _integer(code: str) -> Kind:
-    layout = struct.Struct("<" + code)
-    return Kind(lambda r: layout.unpack(r.take(layout.size))[0], layout.pack)
+    code: str = ""
+    read: _Read | None = None
+    write: Callable[[Any], bytes] | None = None
 
 
-u8, u16, u32, u64 = (_integer(code) for code in "BHIQ")
+_U16, _U32, _QID = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<BIQ")
 
 
-def _read_bytes16(reader: _Reader) -> bytes:
-    return bytes(reader.take(u16.read(reader)))
+def _piece(body: memoryview, at: int, size: int) -> tuple[memoryview, int]:
+    if at + size > len(body):
+        raise ProtocolError("a field reaches beyond the message")
+    return body[at : at + size], at + size
 
 
-def _write_bytes16(value: bytes) -> bytes:
-    return struct.pack("<H", len(value)) + value
+def _number(layout: struct.Struct, body: memoryview, at: int) -> tuple[int, int]:
+    if at + layout.size > len(body):
+        raise ProtocolError("a field reaches beyond the message")
+    return layout.unpack_from(body, at)[0], at + layout.size
 
 
-def _read_names(reader: _Reader) -> list[bytes]:
-    count = u16.read(reader)
+def _read_name(body: memoryview, at: int) -> tuple[bytes, int]:
+    size, at = _number(_U16, body, at)
+    piece, at = _piece(body, at, size)
+    return bytes(piece), at
+
+
+def _write_name(value: bytes) -> bytes:
+    return _U16.pack(len(value)) + value
+
+
+def _read_names(body: memoryview, at: int) -> tuple[list[bytes], int]:
+    count, at = _number(_U16, body, at)
     if count > MAX_WALK:
         raise ProtocolError(f"{count} names in one walk, at most {MAX_WALK}")
-    return [_read_bytes16(reader) for _ in range(count)]
+    found = []
+    for _ in range(count):
+        one, at = _read_name(body, at)
+        found.append(one)
+    return found, at
 
 
-def _read_data(reader: _Reader) -> memoryview:
-    return reader.take(u32.read(reader))
+def _read_qid(body: memoryview, at: int) -> tuple[Qid, int]:
+    piece, at = _piece(body, at, _QID.size)
+    return Qid(*_QID.unpack(piece)), at
 
 
+def _read_qids(body: memoryview, at: int) -> tuple[list[Qid], int]:
+    count, at = _number(_U16, body, at)
+    found = []
+    for _ in range(count):
+        one, at = _read_qid(body, at)
+        found.append(one)
+    return found, at
+
+
+def _read_data(body: memoryview, at: int) -> tuple[memoryview, int]:
+    size, at = _number(_U32, body, at)
+    return _piece(body, at, size)
+
+
+u8, u16, u32, u64 = (Kind(code) for code in "BHIQ")
 # Names are bytes: Linux file names have no encoding.
-name = Kind(_read_bytes16, _write_bytes16)
+name = Kind("", _read_name, _write_name)
 names = Kind(
-    _read_names, lambda value: struct.pack("<H", len(value)) + b"".join(map(_write_bytes16, value))
+    "", _read_names, lambda value: _U16.pack(len(value)) + b"".join(map(_write_name, value))
 )
-qid = Kind(lambda r: Qid(*_QID.unpack(r.take(13))), lambda value: _QID.pack(*value))
+qid = Kind("", _read_qid, lambda value: _QID.pack(*value))
 qids = Kind(
-    lambda r: [qid.read(r) for _ in range(u16.read(r))],
-    lambda value: struct.pack("<H", len(value)) + b"".join(_QID.pack(*q) for q in value),
+    "",
+    _read_qids,
+    lambda value: _U16.pack(len(value)) + b"".join(_QID.pack(*q) for q in value),
 )
-data = Kind(_read_data, lambda value: struct.pack("<I", len(value)) + bytes(value))
+data = Kind("", _read_data, lambda value: _U32.pack(len(value)) + bytes(value))
 
 
 @dataclass(frozen=True)
 class Message:
-    """One row: its number, its name and its fields in order."""
+    """One row: its number, its name and its fields in order.
+
+    :ivar optional: so many trailing fields (of fixed size) may be missing; they are read as 0.
+    :ivar reply: the name of what answers it; None for a reply.
+    """
 
     number: int
     name: str
     fields: tuple[tuple[str, Kind], ...]
-    optional: int = 0  # so many trailing fields may be missing (read as 0)
+    optional: int = 0
+
+    @cached_property
+    def reply(self) -> str | None:
+        return "R" + self.name[1:] if self.name[0] == "T" else None
+
+    @cached_property
+    def plan(self) -> tuple[struct.Struct | Kind, ...]:
+        """Its fields, with neighbours of fixed size in one struct."""
+        steps: list[struct.Struct | Kind] = []
+        for fixed, group in groupby((kind for _, kind in self.fields), lambda k: bool(k.code)):
+            if fixed:
+                steps.append(struct.Struct("<" + "".join(kind.code for kind in group)))
+            else:
+                steps.extend(group)
+        return tuple(steps)
 
 
 def _row(number: int, title: str, optional: int = 0, /, **fields: Kind) -> Message:
@@ -199,23 +238,57 @@ def decode(number: int, body: Buffer) -> tuple[Any, ...]:
     message = BY_NUMBER.get(number)
     if message is None:
         raise ProtocolError(f"no message of type {number}")
-    reader = _Reader(memoryview(body))
+    view, at = memoryview(body), 0
     fields: list[Any] = []
-    required = len(message.fields) - message.optional
-    for index, (_, kind) in enumerate(message.fields):
-        if index >= required and reader.position == len(reader.data):
-            fields.append(0)
-        else:
-            fields.append(kind.read(reader))
-    if reader.position != len(reader.data):
-        raise ProtocolError(
-            f"{message.name} has {len(reader.data) - reader.position} bytes too many"
-        )
+    try:
+        for step in message.plan:
+            if isinstance(step, struct.Struct):
+                fields.extend(step.unpack_from(view, at))
+                at += step.size
+            else:
+                assert step.read is not None
+                value, at = step.read(view, at)
+                fields.append(value)
+    except struct.error:
+        if not message.optional:
+            raise ProtocolError(f"{message.name} is too short") from None
+        return _decode_short(message, view)
+    if at != len(view):
+        raise ProtocolError(f"{message.name} has {len(view) - at} bytes too many")
     return tuple(fields)
+
+
+def _decode_short(message: Message, view: memoryview) -> tuple[Any, ...]:
+    present = message.fields[: -message.optional]
+    known = Message(message.number, message.name, present)
+    at = 0
+    fields: list[Any] = []
+    for _, kind in known.fields:
+        if kind.code:
+            value, at = _number(struct.Struct("<" + kind.code), view, at)
+        else:
+            assert kind.read is not None
+            value, at = kind.read(view, at)
+        fields.append(value)
+    if at != len(view):
+        raise ProtocolError(f"{message.name} has {len(view) - at} bytes too many")
+    return (*fields, *([0] * message.optional))
 
 
 def encode(title: str, tag: int, *values: Any) -> bytes:
     """A whole message from the values of its fields."""
     message = BY_NAME[title]
-    body = b"".join(kind.write(v) for (_, kind), v in zip(message.fields, values, strict=True))
+    if len(values) != len(message.fields):
+        raise ValueError(f"{title} has {len(message.fields)} fields, not {len(values)}")
+    pieces, at = [], 0
+    for step in message.plan:
+        if isinstance(step, struct.Struct):
+            count = len(step.format) - 1
+            pieces.append(step.pack(*values[at : at + count]))
+            at += count
+        else:
+            assert step.write is not None
+            pieces.append(step.write(values[at]))
+            at += 1
+    body = b"".join(pieces)
     return HEADER.pack(HEADER.size + len(body), message.number, tag) + body

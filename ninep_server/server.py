@@ -7,15 +7,17 @@ answered when they are done, while later ones pass them.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 
 import trio
 
-from ninep_server.messages import BY_NUMBER, HEADER, ProtocolError, decode, encode
-from ninep_server.node import Node
-from ninep_server.session import Later, Limits, Session, Stats
+from ninep_server.backend import Node
+from ninep_server.messages import BY_NUMBER, HEADER, Buffer, ProtocolError, decode, encode
+from ninep_server.session import Later, Limits, Session
+from ninep_server.stats import Stats
 
-_RECEIVE = 256 * 1024
+_RECEIVE = 64 * 1024
 _TFLUSH = next(m.number for m in BY_NUMBER.values() if m.name == "Tflush")
 _TVERSION = next(m.number for m in BY_NUMBER.values() if m.name == "Tversion")
 
@@ -29,39 +31,52 @@ class _Connection:
     pending: dict[int, trio.Event] = field(default_factory=dict)
     sending: trio.Lock = field(default_factory=trio.Lock)
 
-    async def send(self, reply: bytes) -> None:
+    async def send(self, reply: Buffer) -> None:
         async with self.sending:
             await self.stream.send_all(reply)
 
     async def run(self, nursery: trio.Nursery) -> None:
-        buffer = bytearray()
+        rest = bytearray()  # of a message that has not arrived as a whole
+        missing = 0
         while True:
-            start = 0
-            while len(buffer) - start >= HEADER.size:
-                size, number, tag = HEADER.unpack_from(buffer, start)
-                if not HEADER.size <= size <= self.session.msize:
-                    raise ProtocolError(f"a message of {size} bytes; msize is {self.session.msize}")
-                if len(buffer) - start < size:
-                    break
-                # Copied, since a request in a thread outlives the buffer; data is copied this once.
-                await self.request(
-                    number, tag, bytes(buffer[start + HEADER.size : start + size]), nursery
-                )
-                start += size
-            del buffer[:start]
-            piece = await self.stream.receive_some(_RECEIVE)
+            piece = await self.stream.receive_some(max(missing, _RECEIVE))
             if not piece:
                 return
-            buffer += piece
+            if len(piece) < missing:
+                rest += piece
+                missing -= len(piece)
+                continue
+            if rest:
+                rest += piece
+                piece = rest
+            start, missing = await self.requests(memoryview(piece), nursery)
+            rest = bytearray(memoryview(piece)[start:])
 
-    async def request(self, number: int, tag: int, body: bytes, nursery: trio.Nursery) -> None:
+    async def requests(self, data: memoryview, nursery: trio.Nursery) -> tuple[int, int]:
+        # All whole messages of the data: how many bytes they are, and how many the one behind them lacks.
+        start = 0
+        while len(data) - start >= HEADER.size:
+            size, number, tag = HEADER.unpack_from(data, start)
+            if not HEADER.size <= size <= self.session.msize:
+                raise ProtocolError(f"a message of {size} bytes; msize is {self.session.msize}")
+            if len(data) - start < size:
+                return start, size - (len(data) - start)
+            await self.request(number, tag, data[start + HEADER.size : start + size], nursery)
+            start += size
+        return start, 0
+
+    async def request(self, number: int, tag: int, body: Buffer, nursery: trio.Nursery) -> None:
         if number == _TVERSION:
             for event in list(self.pending.values()):
                 await event.wait()
         if number == _TFLUSH:
             # flush(5): after Rflush the tag is free. What is under way is let finish, and answers first.
             (old,) = decode(number, body)
-            nursery.start_soon(self.flush, tag, self.pending.get(old))
+            under_way = self.pending.get(old)
+            if under_way is None:
+                await self.send(encode("Rflush", tag))
+            else:
+                nursery.start_soon(self.flush, tag, under_way)
             return
         if tag in self.pending:
             raise ProtocolError(f"tag {tag} is in use")
@@ -74,22 +89,27 @@ class _Connection:
         else:
             await self.send(outcome)
 
-    async def flush(self, tag: int, event: trio.Event | None) -> None:
-        if event is not None:
-            await event.wait()
-        await self.send(encode("Rflush", tag))
+    async def flush(self, tag: int, event: trio.Event) -> None:
+        await event.wait()
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self.send(encode("Rflush", tag))
 
     async def wait_for(self, tag: int, later: Later) -> None:
-        try:
-            reply = await trio.to_thread.run_sync(
-                later.work, abandon_on_cancel=True, limiter=self.slots
-            )
-            # Free for reuse from the moment the client may have seen the reply.
-            event = self.pending.pop(tag)
-            await self.send(reply)
-            event.set()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self.pending.pop(tag, None)
+        outcome: Buffer | Later = later
+        while isinstance(outcome, Later):
+            value, error = None, None
+            try:
+                value = await trio.to_thread.run_sync(
+                    outcome.call, abandon_on_cancel=True, limiter=self.slots
+                )
+            except (OSError, OverflowError, ValueError) as raised:
+                error = raised
+            outcome = outcome.resume(value, error)
+        # Free for reuse from the moment the client may have seen the reply.
+        event = self.pending.pop(tag)
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self.send(outcome)
+        event.set()
 
 
 async def serve_stream(

@@ -1,41 +1,49 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """One connection's state and what each request does to it. No sockets here: messages in, replies out.
 
-A request that may have to wait for a disk is returned as a `Later`, which the driver runs in a
-thread. A fid that is clunked meanwhile keeps its descriptor until that request ends.
+A request that touches files is a generator that yields its system calls, each with the node it is about. What cannot
+wait is called at once; the rest is given to the driver as a `Later`, to be run in a thread, and the generator goes on
+with the result in the event loop. So the session's state is only ever touched by one thread, and a request finds out
+there whether the fid it began with is still what it was.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import os
 import stat
 import struct
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from ninep_server.backend import File, Node, oserror
 from ninep_server.messages import (
     BY_NUMBER,
     NOFID,
+    QTDIR,
     Buffer,
+    Message,
     ProtocolError,
     Qid,
     decode,
     encode,
 )
-from ninep_server.node import Node, Policy, oserror
+from ninep_server.stats import Stats
 
 VERSION = b"9P2000.L"
 IOHDR = 24  # the room that Rread and Twrite need beside their data (fcall(3))
-GETATTR_BASIC = 0x7FF  # P9_GETATTR_BASIC of Linux' include/net/9p/9p.h
-_FLOCK = struct.Struct("hhqqi4x")  # struct flock of x86-64 and arm64 Linux
-F_OFD_GETLK, F_OFD_SETLK = 36, 37
-LOCK_SUCCESS, LOCK_BLOCKED, LOCK_ERROR = 0, 1, 2
+READ_HEADER = struct.Struct("<IBHI")  # of Rread: size, type, tag, count
+GETATTR_BASIC, GETATTR_GEN = 0x7FF, 0x1000  # P9_GETATTR_* of Linux' include/net/9p/9p.h
+LOCK_SUCCESS, LOCK_BLOCKED = 0, 1
 _LOCK_KINDS = {0: fcntl.F_RDLCK, 1: fcntl.F_WRLCK, 2: fcntl.F_UNLCK}
 _LOCK_NUMBERS = {v: k for k, v in _LOCK_KINDS.items()}
+_ENTRY = struct.Struct("<BIQQBH")
+_BIG_DIRECTORY = 65536  # bytes of st_size from which a directory is listed in a thread
 
 
 @dataclass(frozen=True)
@@ -43,35 +51,16 @@ class Limits:
     """Bounds of one connection; what goes over them is an error of that request alone.
 
     :param msize: largest message in bytes. :param fids: open at once. :param in_flight: requests waiting for a disk.
-    :param xattr: bytes of one attribute's value.
+    :param xattr: bytes of one attribute's value. :param xattrs: bytes of all of them under way.
+    :param listing: bytes of directory entries held for open directories (some 40 a name).
     """
 
     msize: int = 512 * 1024 + IOHDR
     fids: int = 4096
     in_flight: int = 64
     xattr: int = 65536
-
-
-@dataclass
-class Stats:
-    """What a server has done, for metrics."""
-
-    ops: dict[str, int] = field(default_factory=dict)
-    errors: int = 0
-    read_bytes: int = 0
-    write_bytes: int = 0
-
-
-class OpenFile:
-    """A descriptor shared by a fid and by the requests that use it; closed with its last user."""
-
-    __slots__ = ("fd",)
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def __del__(self) -> None:
-        os.close(self.fd)
+    xattrs: int = 1 << 20
+    listing: int = 16 << 20
 
 
 @dataclass
@@ -85,27 +74,89 @@ class XattrWrite:
 
 
 @dataclass
+class Listing:
+    """A directory as it was when the client began to read it: its entries as sent, and where each one starts."""
+
+    data: bytearray
+    starts: array[int]
+
+
 class Fid:
     """A client's handle: a node, and what it has been opened as."""
 
-    node: Node
-    file: OpenFile | None = None
-    entries: list[tuple[bytes, int, Qid]] | None = None
-    xattr_read: bytes | None = None
-    xattr_write: XattrWrite | None = None
+    __slots__ = ("file", "listing", "node", "xattr_read", "xattr_write")
+
+    def __init__(self, node: Node, file: File | None = None) -> None:
+        self.node = node
+        self.file = file
+        self.listing: Listing | None = None
+        self.xattr_read: bytes | None = None
+        self.xattr_write: XattrWrite | None = None
+
+    @property
+    def used(self) -> bool:
+        """Whether it has been opened as anything."""
+        return any(x is not None for x in (self.file, self.xattr_read, self.xattr_write))
 
 
-@dataclass(frozen=True)
+Call = Callable[[], Any]
+# A system call and the node it is about; without a node it always waits.
+Steps = Generator[tuple[Node | None, Call], Any, tuple[Any, ...]]
+
+
+class Data:
+    """An Rread under way: room for the header, then the bytes, in one buffer."""
+
+    __slots__ = ("buffer", "size")
+
+    def __init__(self, buffer: bytearray, size: int) -> None:
+        self.buffer = buffer
+        self.size = size
+
+
 class Later:
-    """A request that may block: `work` runs in a thread and gives the reply's fields."""
+    """A request that has to wait: run `call` in a thread, then `resume` here."""
 
-    work: Callable[[], bytes]
+    __slots__ = ("_request", "call")
+
+    def __init__(self, call: Call, request: _Request) -> None:
+        self.call = call
+        self._request = request
+
+    def resume(self, value: Any, error: Exception | None) -> Buffer | Later:
+        """Go on with what the call returned or raised: the reply, or the next call to wait for."""
+        return self._request.advance(value, error)
+
+
+class _Request:
+    __slots__ = ("began", "message", "session", "steps", "tag")
+
+    def __init__(self, session: Session, message: Message, tag: int, steps: Steps, began: int):
+        self.session, self.message, self.tag, self.began = session, message, tag, began
+        self.steps = steps
+
+    def advance(self, value: Any, error: Exception | None) -> Buffer | Later:
+        session, steps = self.session, self.steps
+        try:
+            while True:
+                node, call = steps.send(value) if error is None else steps.throw(error)
+                if node is None or node.waits:
+                    return Later(call, self)
+                value, error = None, None
+                try:
+                    value = call()
+                except (OSError, OverflowError, ValueError) as raised:
+                    error = raised
+        except StopIteration as stop:
+            return session.finish(self.message, self.tag, stop.value, self.began)
+        except (OSError, OverflowError, ValueError, struct.error) as raised:
+            return session.fail(self.message, self.tag, raised, self.began)
 
 
 class Session:
     """A connection of one client.
 
-    :param root: the tree's top, what Tattach with an empty or any aname gives.
+    :param root: the tree's top, what Tattach gives whatever its aname.
     """
 
     def __init__(self, root: Node, limits: Limits, stats: Stats) -> None:
@@ -115,53 +166,56 @@ class Session:
         self.msize = limits.msize
         self.ready = False
         self.fids: dict[int, Fid] = {}
-
-    @property
-    def policy(self) -> Policy:
-        """What the export allows."""
-        return self.root.policy
+        self.xattrs = 0
+        # Where replies to reads that need not wait are made. Its content is sent before the next request is looked at.
+        self._room = bytearray()
 
     def close(self) -> None:
         """Forget all fids, as at the end of the connection."""
         self.fids.clear()
+        self.xattrs = 0
 
-    def handle(self, number: int, tag: int, body: Buffer) -> bytes | Later:
-        """Carry out one request.
+    def handle(self, number: int, tag: int, body: Buffer) -> Buffer | Later:
+        """Carry out one request. `body` is not used any more when this returns.
 
-        :return: the whole reply, or a `Later` whose work makes it.
+        :return: the whole reply, valid until the next call of `handle`, or a `Later` that leads to it.
         :raise ProtocolError: the bytes are no request; the connection should be closed.
         """
+        began = time.perf_counter_ns()
         message = BY_NUMBER.get(number)
-        if message is None or not message.name.startswith("T"):
+        if message is None or message.reply is None:
             # Linux and diod answer what they do not know; so may a newer client find out.
-            return self.failed(tag, errno.EOPNOTSUPP)
+            self.stats.errors += 1
+            return encode("Rlerror", tag, errno.EOPNOTSUPP)
         fields = decode(number, body)
-        self.stats.ops[message.name] = self.stats.ops.get(message.name, 0) + 1
         if not self.ready and message.name != "Tversion":
             raise ProtocolError(f"{message.name} before Tversion")
-        title = "R" + message.name[1:]
         try:
             reply = getattr(self, message.name)(*fields)
-            if isinstance(reply, Later):
-                return Later(lambda: self._late(title, tag, reply))
-            return encode(title, tag, *reply)
-        except OSError as error:
-            return self.failed(tag, errno.EIO if error.errno is None else error.errno)
-        except (OverflowError, ValueError, struct.error):
-            # A number that the system call, or the reply, has no room for.
-            return self.failed(tag, errno.EINVAL)
+        except (OSError, OverflowError, ValueError, struct.error) as error:
+            return self.fail(message, tag, error, began)
+        if isinstance(reply, Generator):
+            return _Request(self, message, tag, reply, began).advance(None, None)
+        return self.finish(message, tag, reply, began)
 
-    def _late(self, title: str, tag: int, reply: Later) -> bytes:
-        try:
-            return encode(title, tag, reply.work())
-        except OSError as error:
-            return self.failed(tag, errno.EIO if error.errno is None else error.errno)
-        except (OverflowError, ValueError):
-            return self.failed(tag, errno.EINVAL)
+    def finish(self, message: Message, tag: int, reply: Any, began: int) -> Buffer:
+        """The reply of a request that succeeded."""
+        assert message.reply is not None
+        self.stats.operation(message.name).took(time.perf_counter_ns() - began)
+        if isinstance(reply, Data):
+            self.stats.read_bytes += reply.size
+            end = READ_HEADER.size + reply.size
+            READ_HEADER.pack_into(reply.buffer, 0, end, message.number + 1, tag, reply.size)
+            return memoryview(reply.buffer)[:end]
+        return encode(message.reply, tag, *reply)
 
-    def failed(self, tag: int, code: int) -> bytes:
-        """An Rlerror."""
+    def fail(self, message: Message, tag: int, error: Exception, began: int) -> Buffer:
+        """Its Rlerror."""
+        self.stats.operation(message.name).took(time.perf_counter_ns() - began)
         self.stats.errors += 1
+        code = errno.EINVAL  # a number that the system call, or the reply, has no room for
+        if isinstance(error, OSError):
+            code = errno.EIO if error.errno is None else error.errno
         return encode("Rlerror", tag, code)
 
     # ---- fids ----
@@ -181,15 +235,44 @@ class Session:
             raise oserror(errno.EMFILE)
         self.fids[number] = fid
 
-    def directory(self, number: int) -> Node:
-        """The node of a fid under which a name is looked up."""
-        return self.fid(number).node
+    def replace(self, number: int, old: Fid, new: Fid) -> None:
+        """Make a fid another one. :raise OSError: EBADF if another request was there first."""
+        if self.fids.get(number) is not old:
+            raise oserror(errno.EBADF)
+        self.fids[number] = new
+
+    def unopened(self, number: int) -> Fid:
+        """A fid that is not open yet. :raise OSError: EBADF, EBUSY."""
+        state = self.fid(number)
+        if state.used:
+            raise oserror(errno.EBUSY)
+        return state
+
+    def opened(self, number: int) -> File:
+        """The open file of a fid. :raise OSError: EBADF."""
+        file = self.fid(number).file
+        if file is None:
+            raise oserror(errno.EBADF)
+        return file
+
+    def held_xattr(self, size: int) -> None:
+        """Account for attribute values kept in fids. :raise OSError: ENOSPC."""
+        if size > 0 and (size > self.limits.xattr or self.xattrs + size > self.limits.xattrs):
+            raise oserror(errno.ENOSPC)
+        self.xattrs += size
+
+    def dropped(self, state: Fid) -> None:
+        """Account for a fid that is gone."""
+        if state.xattr_read is not None:
+            self.xattrs -= len(state.xattr_read)
+        if state.xattr_write is not None:
+            self.xattrs -= state.xattr_write.size
 
     # ---- session ----
 
     def Tversion(self, msize: int, version: bytes) -> tuple[Any, ...]:
         """version(5): everything starts anew. A client of another dialect is told `unknown`."""
-        self.fids.clear()
+        self.close()
         if msize < 4096:
             raise ProtocolError(f"an msize of {msize} is too small")
         self.msize = min(msize, self.limits.msize)
@@ -213,37 +296,45 @@ class Session:
         self.add(fid, Fid(self.root))
         return (self.root.qid(),)
 
-    def Twalk(self, fid: int, newfid: int, wnames: list[bytes]) -> tuple[Any, ...]:
+    def Twalk(self, fid: int, newfid: int, wnames: list[bytes]) -> Steps:
         """walk(5): newfid changes only if all names were found; an error only if not even the first was."""
         source = self.fid(fid)
-        if source.file is not None and wnames and newfid == fid:
-            raise oserror(errno.EBUSY)
-        if newfid != fid and (newfid in self.fids or newfid == NOFID):
+        if newfid == fid:
+            if not wnames:
+                return ([],)
+            if source.used:
+                raise oserror(errno.EBUSY)
+        elif newfid in self.fids or newfid == NOFID:
             raise oserror(errno.EBADF)
         node, qids = source.node, list[Qid]()
         for name in wnames:
             try:
-                node = node.walk(name)
+                if name in (b".", b".."):
+                    node, qid = yield node, partial(_relative, node, name)
+                else:
+                    node, qid = yield node, partial(node.walk, name)
             except OSError:
                 if not qids:
                     raise
                 break
-            qids.append(node.qid())
+            qids.append(qid)
         if len(qids) == len(wnames):
             if newfid == fid:
-                self.fids[fid] = Fid(node, source.file if not wnames else None)
+                self.replace(fid, source, Fid(node))
             else:
                 self.add(newfid, Fid(node))
         return (qids,)
 
-    def Tclunk(self, fid: int) -> tuple[Any, ...]:
+    def Tclunk(self, fid: int) -> Steps:
         """clunk(5): the fid is gone even if the attribute it carried cannot be set."""
         state = self.fid(fid)
         del self.fids[fid]
+        self.dropped(state)
         if (write := state.xattr_write) is not None:
             if len(write.data) != write.size:
                 raise oserror(errno.EINVAL)
-            state.node.setxattr(write.name, bytes(write.data), write.flags)
+            value = bytes(write.data)
+            yield state.node, partial(state.node.setxattr, write.name, value, write.flags)
         return ()
 
     # ---- files ----
@@ -252,57 +343,48 @@ class Session:
         """The most bytes of data that fit one message."""
         return self.msize - IOHDR
 
-    def Tlopen(self, fid: int, flags: int) -> tuple[Any, ...]:
+    def Tlopen(self, fid: int, flags: int) -> Steps:
         """open(2)."""
-        state = self.fid(fid)
-        if state.file is not None or state.xattr_read is not None or state.xattr_write is not None:
-            raise oserror(errno.EBUSY)
-        state.file = OpenFile(state.node.open(flags))
-        return state.node.qid(), self.iounit()
-
-    def Tlcreate(self, fid: int, name: bytes, flags: int, mode: int, gid: int) -> tuple[Any, ...]:
-        """open(2) with O_CREAT; the fid becomes the new file."""
-        state = self.fid(fid)
-        if state.file is not None:
-            raise oserror(errno.EBUSY)
-        node, fd = state.node.create(name, flags, mode, gid)
-        self.fids[fid] = Fid(node, OpenFile(fd))
-        return node.qid(), self.iounit()
-
-    def opened(self, fid: int) -> OpenFile:
-        """The open file of a fid. :raise OSError: EBADF."""
-        file = self.fid(fid).file
-        if file is None:
+        state = self.unopened(fid)
+        file, qid = yield state.node, lambda: (state.node.open(flags), state.node.qid())
+        if self.unopened(fid) is not state:
             raise oserror(errno.EBADF)
-        return file
+        state.file = file
+        return qid, self.iounit()
 
-    def Tread(self, fid: int, offset: int, count: int) -> tuple[Any, ...] | Later:
-        """pread(2): at once what the page cache has, in a thread what has to come from a disk."""
+    def Tlcreate(self, fid: int, name: bytes, flags: int, mode: int, gid: int) -> Steps:
+        """open(2) with O_CREAT; the fid becomes the new file."""
+        state = self.unopened(fid)
+        create = partial(state.node.create, name, flags, mode, gid)
+        node, file, qid = yield state.node, create
+        if self.unopened(fid) is not state:
+            raise oserror(errno.EBADF)
+        self.replace(fid, state, Fid(node, file))
+        return qid, self.iounit()
+
+    def Tread(self, fid: int, offset: int, count: int) -> Data | Steps:
+        """pread(2): at once what is in memory, in a thread what has to come from a disk."""
         state = self.fid(fid)
         count = min(count, self.iounit())
+        if len(self._room) < count + READ_HEADER.size:
+            self._room = bytearray(count + READ_HEADER.size)
+        into = memoryview(self._room)[READ_HEADER.size : READ_HEADER.size + count]
         if state.xattr_read is not None:
-            return (state.xattr_read[offset : offset + count],)
+            piece = state.xattr_read[offset : offset + count]
+            into[: len(piece)] = piece
+            return Data(self._room, len(piece))
         file = self.opened(fid)
-        try:
-            data = bytearray(count)
-            got = os.preadv(file.fd, [data], offset, os.RWF_NOWAIT)
-            # A short answer may be the end of the cached part rather than of the file.
-            if got == count or offset + got >= os.fstat(file.fd).st_size:
-                del data[got:]
-                self.stats.read_bytes += got
-                return (data,)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
-                raise
+        got = file.read_now(into, offset)
+        return self._read(file, offset, count) if got is None else Data(self._room, got)
 
-        def work() -> bytes:
-            piece = os.pread(file.fd, count, offset)
-            self.stats.read_bytes += len(piece)
-            return piece
+    def _read(self, file: File, offset: int, count: int) -> Steps:
+        buffer = bytearray(READ_HEADER.size + count)
+        into = memoryview(buffer)[READ_HEADER.size :]
+        got = yield None, partial(file.read, into, offset)
+        into.release()
+        return Data(buffer, got)  # type: ignore[return-value]  # finish() takes both
 
-        return Later(work)
-
-    def Twrite(self, fid: int, offset: int, data: memoryview) -> tuple[Any, ...]:
+    def Twrite(self, fid: int, offset: int, data: memoryview) -> Steps:
         """pwrite(2)."""
         write = self.fid(fid).xattr_write
         if write is not None:
@@ -310,200 +392,224 @@ class Session:
                 raise oserror(errno.ENOSPC)
             write.data += data
             return (len(data),)
-        done = os.pwrite(self.opened(fid).fd, data, offset)
+        file = self.opened(fid)
+        done = file.write_now(data, offset)
+        if done is None:
+            done = yield None, partial(file.write, bytes(data), offset)
         self.stats.write_bytes += done
         return (done,)
 
-    def Tfsync(self, fid: int, datasync: int) -> tuple[Any, ...]:
+    def Tfsync(self, fid: int, datasync: int) -> Steps:
         """fsync(2), or fdatasync(2)."""
-        file = self.opened(fid)
-        (os.fdatasync if datasync else os.fsync)(file.fd)
+        yield None, partial(self.opened(fid).sync, bool(datasync))
         return ()
 
-    def Treaddir(self, fid: int, offset: int, count: int) -> tuple[Any, ...]:
-        """getdents(2): the names as they were when the client last began at offset 0."""
-        state = self.fid(fid)
-        file = self.opened(fid)
-        if offset == 0 or state.entries is None:
-            state.entries = self._scan(state.node, file.fd)
-        out = bytearray()
-        room = min(count, self.iounit())
-        for index in range(offset, len(state.entries)):
-            name, kind, qid = state.entries[index]
-            entry = struct.pack("<BIQQBH", *qid, index + 1, kind, len(name)) + name
-            if len(out) + len(entry) > room:
-                break
-            out += entry
-        return (out,)
+    def Treaddir(self, fid: int, offset: int, count: int) -> Steps:
+        """getdents(2): the names as they were when the client last began at offset 0.
 
-    def _scan(self, node: Node, fd: int) -> list[tuple[bytes, int, Qid]]:
-        here = os.fstat(fd)
-        up = (node.parent or node).qid()
-        entries = [
-            (b".", 4, Qid(0x80, 0, node.qid_path(here.st_dev, here.st_ino))),
-            (b"..", 4, up),
-        ]
-        with os.scandir(fd) as listing:
-            for entry in listing:
-                link, directory = entry.is_symlink(), entry.is_dir(follow_symlinks=False)
-                kind, qtype = (10, 0x02) if link else (4, 0x80) if directory else (0, 0)
-                if not kind and entry.is_file(follow_symlinks=False):
-                    kind = 8
-                path = node.qid_path(here.st_dev, entry.inode())
-                entries.append((os.fsencode(entry.name), kind, Qid(qtype, 0, path)))
-        return entries
+        The offset of an entry is where the next one starts in the listing's bytes.
+        """
+        state, file = self.fid(fid), self.opened(fid)
+        listing = state.listing
+        if offset == 0 or listing is None:
+            state.listing = None  # its room may be needed
+            node = state.node
+            big = not node.waits and node.attributes().size > _BIG_DIRECTORY
+            held = sum(len(f.listing.data) for f in self.fids.values() if f.listing)
+            listing = yield None if big else node, partial(_list, file, self.limits.listing - held)
+            state.listing = listing
+        start = bisect_left(listing.starts, offset)
+        if start == len(listing.starts) or listing.starts[start] != offset:
+            raise oserror(errno.EINVAL)
+        room = min(count, self.iounit())
+        end = listing.starts[bisect_right(listing.starts, offset + room) - 1]
+        if end == offset and offset < len(listing.data):
+            raise oserror(errno.EINVAL)  # not even one fits, as getdents(2) says it
+        return (memoryview(listing.data)[offset:end],)
 
     # ---- names ----
 
-    def Tmkdir(self, dfid: int, name: bytes, mode: int, gid: int) -> tuple[Any, ...]:
+    def Tmkdir(self, dfid: int, name: bytes, mode: int, gid: int) -> Steps:
         """mkdir(2)."""
-        return (self.directory(dfid).mkdir(name, mode, gid).qid(),)
+        node = self.fid(dfid).node
+        return ((yield node, partial(node.mkdir, name, mode, gid)),)
 
-    def Tsymlink(self, dfid: int, name: bytes, target: bytes, gid: int) -> tuple[Any, ...]:
+    def Tsymlink(self, dfid: int, name: bytes, target: bytes, gid: int) -> Steps:
         """symlink(2)."""
-        return (self.directory(dfid).symlink(name, target, gid).qid(),)
+        node = self.fid(dfid).node
+        return ((yield node, partial(node.symlink, name, target, gid)),)
 
     def Tmknod(
         self, dfid: int, name: bytes, mode: int, _major: int, _minor: int, gid: int
-    ) -> tuple[Any, ...]:
+    ) -> Steps:
         """mknod(2) of FIFOs, sockets and files."""
-        return (self.directory(dfid).mknod(name, mode, gid).qid(),)
+        node = self.fid(dfid).node
+        return ((yield node, partial(node.mknod, name, mode, gid)),)
 
-    def Tlink(self, dfid: int, fid: int, name: bytes) -> tuple[Any, ...]:
+    def Tlink(self, dfid: int, fid: int, name: bytes) -> Steps:
         """link(2)."""
-        self.directory(dfid).link(self.fid(fid).node, name)
+        node, target = self.fid(dfid).node, self.fid(fid).node
+        yield node, partial(node.link, target, name)
         return ()
 
-    def Tunlinkat(self, dirfid: int, name: bytes, flags: int) -> tuple[Any, ...]:
+    def Tunlinkat(self, dirfid: int, name: bytes, flags: int) -> Steps:
         """unlinkat(2); AT_REMOVEDIR is 0x200."""
-        self.directory(dirfid).unlink(name, bool(flags & 0x200))
+        node = self.fid(dirfid).node
+        yield node, partial(node.unlink, name, bool(flags & 0x200))
         return ()
 
-    def Tremove(self, fid: int) -> tuple[Any, ...]:
+    def Tremove(self, fid: int) -> Steps:
         """remove(5): the fid is clunked whether or not the file could be removed."""
-        node = self.fid(fid).node
+        state = self.fid(fid)
         del self.fids[fid]
-        parent, name = node.place()
-        parent.unlink(name, stat.S_ISDIR(node.stat().st_mode))
+        self.dropped(state)
+
+        def remove() -> None:
+            parent, name = state.node.place()
+            parent.unlink(name, stat.S_ISDIR(state.node.attributes().mode))
+
+        yield state.node, remove
         return ()
 
-    def Trename(self, fid: int, dfid: int, name: bytes) -> tuple[Any, ...]:
+    def Trename(self, fid: int, dfid: int, name: bytes) -> Steps:
         """rename(2) of what the fid was walked to."""
-        node = self.fid(fid).node
-        parent, old = node.place()
-        target = self.directory(dfid)
-        parent.rename(old, target, name)
+        node, target = self.fid(fid).node, self.fid(dfid).node
+
+        def rename() -> None:
+            parent, old = node.place()
+            parent.rename(old, target, name)
+
+        yield node, rename
         node.parent, node.name = target, name
         return ()
 
-    def Trenameat(
-        self, olddirfid: int, oldname: bytes, newdirfid: int, newname: bytes
-    ) -> tuple[Any, ...]:
+    def Trenameat(self, olddirfid: int, oldname: bytes, newdirfid: int, newname: bytes) -> Steps:
         """renameat(2). Fids keep their inode; Linux' client walks anew by name."""
-        self.directory(olddirfid).rename(oldname, self.directory(newdirfid), newname)
+        node, target = self.fid(olddirfid).node, self.fid(newdirfid).node
+        yield node, partial(node.rename, oldname, target, newname)
         return ()
 
-    def Treadlink(self, fid: int) -> tuple[Any, ...]:
+    def Treadlink(self, fid: int) -> Steps:
         """readlink(2)."""
-        return (self.fid(fid).node.readlink(),)
+        node = self.fid(fid).node
+        return ((yield node, node.readlink),)
 
     # ---- attributes ----
 
-    def Tstatfs(self, fid: int) -> tuple[Any, ...]:
+    def Tstatfs(self, fid: int) -> Steps:
         """statfs(2), with the type V9FS_MAGIC as QEMU and diod answer."""
-        s = self.fid(fid).node.statfs()
-        return (
-            0x01021997, s.f_bsize, s.f_blocks, s.f_bfree, s.f_bavail, s.f_files, s.f_ffree,
-            s.f_fsid, s.f_namemax,
-        )  # fmt: skip
-
-    def Tgetattr(self, fid: int, _request_mask: int) -> tuple[Any, ...]:
-        """All of stat(2); btime, gen and data_version are not marked valid."""
         node = self.fid(fid).node
-        s = node.stat()
-        uid = s.st_uid if self.policy.uid is None else self.policy.uid
-        gid = s.st_gid if self.policy.gid is None else self.policy.gid
-        times = (divmod(ns, 10**9) for ns in (s.st_atime_ns, s.st_mtime_ns, s.st_ctime_ns))
+        return (0x01021997, *(yield node, node.statfs))
+
+    def Tgetattr(self, fid: int, request_mask: int) -> Steps:
+        """All of stat(2), and st_gen; btime and data_version are not marked valid."""
+        node = self.fid(fid).node
+        wants_gen = request_mask & GETATTR_GEN
+
+        def ask() -> tuple[Any, ...]:
+            return node.attributes(), node.qid(), node.generation() if wants_gen else None
+
+        a, qid, generation = yield node, ask
+        valid = GETATTR_BASIC | (GETATTR_GEN if generation is not None else 0)
         return (
-            GETATTR_BASIC, node.qid(s), s.st_mode, uid, gid, s.st_nlink, s.st_rdev, s.st_size,
-            s.st_blksize, s.st_blocks, *(n for pair in times for n in pair), 0, 0, 0, 0,
+            valid, qid, a.mode, a.uid, a.gid, a.nlink, a.rdev, a.size, a.blksize, a.blocks,
+            *divmod(a.atime_ns, 10**9), *divmod(a.mtime_ns, 10**9), *divmod(a.ctime_ns, 10**9),
+            0, 0, generation or 0, 0,
         )  # fmt: skip
 
     def Tsetattr(
         self, fid: int, valid: int, mode: int, uid: int, gid: int, size: int,
         atime_sec: int, atime_nsec: int, mtime_sec: int, mtime_nsec: int,
-    ) -> tuple[Any, ...]:  # fmt: skip
+    ) -> Steps:  # fmt: skip
         """P9_ATTR_*: mode 1, uid 2, gid 4, size 8, atime 16 (set 128), mtime 32 (set 256), ctime 64."""
         node = self.fid(fid).node
         if max(atime_nsec if valid & 128 else 0, mtime_nsec if valid & 256 else 0) >= 10**9:
             raise oserror(errno.EINVAL)
-        if valid & 6:
-            node.chown(uid if valid & 2 else -1, gid if valid & 4 else -1)
-        if valid & 1:
-            node.chmod(mode)
-        if valid & 8:
-            node.truncate(size)
-        if valid & 48:
-            s, now = node.stat(), _now_ns()
-            atime = atime_sec * 10**9 + atime_nsec if valid & 128 else now
-            mtime = mtime_sec * 10**9 + mtime_nsec if valid & 256 else now
-            node.utime(
-                atime if valid & 16 else s.st_atime_ns, mtime if valid & 32 else s.st_mtime_ns
-            )
+
+        def change() -> None:
+            if valid & 6:
+                node.chown(uid if valid & 2 else -1, gid if valid & 4 else -1)
+            if valid & 1:
+                node.chmod(mode)
+            if valid & 8:
+                node.truncate(size)
+            if valid & 48:
+                now = time.time_ns()
+                atime = atime_sec * 10**9 + atime_nsec if valid & 128 else now
+                mtime = mtime_sec * 10**9 + mtime_nsec if valid & 256 else now
+                node.utime(atime if valid & 16 else None, mtime if valid & 32 else None)
+
+        yield node, change
         return ()
 
-    def Txattrwalk(self, fid: int, newfid: int, name: bytes) -> tuple[Any, ...]:
+    def Txattrwalk(self, fid: int, newfid: int, name: bytes) -> Steps:
         """A fid to read one attribute from, or for an empty name the list of them."""
         node = self.fid(fid).node
-        value = node.getxattr(name) if name else node.listxattr()
-        self.add(newfid, Fid(node, xattr_read=value))
+        value = yield node, partial(node.getxattr, name) if name else node.listxattr
+        self.held_xattr(len(value))
+        made = Fid(node)
+        made.xattr_read = value
+        try:
+            self.add(newfid, made)
+        except OSError:
+            self.dropped(made)
+            raise
         return (len(value),)
 
     def Txattrcreate(self, fid: int, name: bytes, attr_size: int, flags: int) -> tuple[Any, ...]:
         """The fid takes the value by Twrite; Tclunk sets it."""
-        state = self.fid(fid)
-        if state.file is not None:
-            raise oserror(errno.EBUSY)
-        if attr_size > self.limits.xattr:
-            raise oserror(errno.ENOSPC)
-        self.fids[fid] = Fid(
-            state.node, xattr_write=XattrWrite(name, attr_size, flags, bytearray())
-        )
+        state = self.unopened(fid)
+        self.held_xattr(attr_size)
+        self.fids[fid] = made = Fid(state.node)
+        made.xattr_write = XattrWrite(name, attr_size, flags, bytearray())
         return ()
 
     # ---- locks ----
 
     def Tlock(
         self, fid: int, type: int, _flags: int, start: int, length: int, _pid: int, _client: bytes
-    ) -> tuple[Any, ...]:
-        """An open-file-description lock of fcntl(2), so that it also holds against programs on the host."""
-        flock = _FLOCK.pack(self._lock_kind(type), os.SEEK_SET, start, length, 0)
-        try:
-            fcntl.fcntl(self.opened(fid).fd, F_OFD_SETLK, flock)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                return (LOCK_BLOCKED,)
-            raise
-        return (LOCK_SUCCESS,)
+    ) -> Steps:
+        """fcntl(2)'s F_SETLK. A client that wants to wait asks again (P9_LOCK_BLOCKED, as v9fs does)."""
+        kind, file = _lock_kind(type), self.opened(fid)
+        call = partial(file.lock, kind, start, length)
+        done = yield self.fid(fid).node, call
+        return (LOCK_SUCCESS if done else LOCK_BLOCKED,)
 
     def Tgetlock(
         self, fid: int, type: int, start: int, length: int, proc_id: int, client_id: bytes
-    ) -> tuple[Any, ...]:
+    ) -> Steps:
         """Which lock would be in the way; type 2 (unlocked) if none."""
-        flock = _FLOCK.pack(self._lock_kind(type), os.SEEK_SET, start, length, 0)
-        answer = fcntl.fcntl(self.opened(fid).fd, F_OFD_GETLK, flock)
-        kind, _, at, size, _ = _FLOCK.unpack(answer)
-        if kind == fcntl.F_UNLCK:
+        wanted, file = _lock_kind(type), self.opened(fid)
+        found = yield self.fid(fid).node, partial(file.locked, wanted, start, length)
+        if found is None:
             return 2, start, length, proc_id, client_id
+        kind, at, size = found
         return _LOCK_NUMBERS[kind], at, size, 0, b""
 
-    @staticmethod
-    def _lock_kind(number: int) -> int:
-        kind = _LOCK_KINDS.get(number)
-        if kind is None:
-            raise oserror(errno.EINVAL)
-        return kind
+
+def _lock_kind(number: int) -> int:
+    kind = _LOCK_KINDS.get(number)
+    if kind is None:
+        raise oserror(errno.EINVAL)
+    return kind
 
 
-def _now_ns() -> int:
-    return time.time_ns()
+def _relative(node: Node, name: bytes) -> tuple[Node, Qid]:
+    # `.` and `..` are answered from what is held already, never by the kernel, for which `..` may lead out of the
+    # export. The top is its own parent (walk(5)).
+    if not node.qid().type & QTDIR:
+        raise oserror(errno.ENOTDIR)
+    found = node if name == b"." else node.parent or node
+    return found, found.qid()
+
+
+def _list(file: File, limit: int) -> Listing:
+    listing = Listing(bytearray(), array("Q", [0]))
+    for name, kind, qid in file.entries():
+        end = len(listing.data) + _ENTRY.size + len(name)
+        if end > limit:
+            raise oserror(errno.ENOMEM)
+        listing.data += _ENTRY.pack(*qid, end, kind, len(name))
+        listing.data += name
+        listing.starts.append(end)
+    return listing

@@ -11,7 +11,7 @@ import pytest
 import trio
 from ninep_client import Client
 
-from ninep_server import Limits, Node, Policy, ProtocolError, Stats, serve_stream
+from ninep_server import Limits, LocalNode, Node, Policy, ProtocolError, Stats, serve_stream
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ async def connect(export: Path) -> AsyncIterator[Connect]:
             policy: Policy | None = None, limits: Limits | None = None, attach: bool = True
         ) -> Client:
             here, there = trio.socket.socketpair()
-            root = Node.root(export, policy or Policy(uid=1000, gid=1000))
+            root = LocalNode.root(export, policy or Policy(uid=1000, gid=1000))
             nursery.start_soon(serve, trio.SocketStream(there), root, limits or Limits())
             client = Client(trio.SocketStream(here))
             if attach:
