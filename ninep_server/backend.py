@@ -13,6 +13,7 @@ import errno
 import os
 import stat
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ninep_server.messages import QTDIR, QTFILE, QTSYMLINK, Buffer, Qid
@@ -64,12 +65,9 @@ class Space(NamedTuple):
     namelen: int
 
 
-class Entry(NamedTuple):
-    """One name in a directory. `kind` is a DT_* of readdir(3)."""
-
-    name: bytes
-    kind: int
-    qid: Qid
+# One name in a directory: name, DT_* of readdir(3), and its qid's type and path. Directories are long and this is
+# their inner loop: a plain tuple.
+Entry = tuple[bytes, int, int, int]
 
 
 def qid_type(mode: int) -> int:
@@ -105,7 +103,7 @@ class File:
     def sync(self, datasync: bool) -> None:
         """fsync(2) or fdatasync(2). May wait."""
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> Iterable[Entry]:
         """All names of a directory, `.` and `..` among them."""
         raise oserror(errno.ENOTDIR)
 

@@ -12,6 +12,7 @@ import fcntl
 import os
 import stat
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ninep_server.backend import (
@@ -24,7 +25,7 @@ from ninep_server.backend import (
     oserror,
     qid_type,
 )
-from ninep_server.messages import QTDIR, Buffer, Qid
+from ninep_server.messages import QTDIR, QTFILE, QTSYMLINK, Buffer, Qid
 
 _PATH_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _KEPT_FLAGS = os.O_ACCMODE | os.O_TRUNC | os.O_APPEND | os.O_SYNC | os.O_DSYNC | os.O_DIRECTORY
@@ -184,26 +185,30 @@ class LocalFile(File):
     def sync(self, datasync: bool) -> None:
         (os.fdatasync if datasync else os.fsync)(self.fd)
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> Iterator[Entry]:
         node = self.node
         hidden = node.export.policy.hidden
-        here = os.fstat(self.fd)
-        found = [
-            Entry(b".", 4, Qid(QTDIR, 0, node.qid_path(here.st_dev, here.st_ino))),
-            Entry(b"..", 4, (node.parent or node).qid()),
-        ]
-        with os.scandir(self.fd) as listing:
+        device = os.fstat(self.fd).st_dev
+        up = (node.parent or node).qid()
+        yield b".", 4, QTDIR, node.qid().path
+        yield b"..", 4, up.type, up.path
+        foreign = device != node.export.root_device
+        # By this path and not by descriptor: names come as bytes, and two listings share no position.
+        with os.scandir(b"/proc/self/fd/%d" % self.fd) as listing:
             for entry in listing:
-                name = os.fsencode(entry.name)
+                name = entry.name
                 if name.startswith(hidden):
                     continue
-                link, directory = entry.is_symlink(), entry.is_dir(follow_symlinks=False)
-                kind, qtype = (10, 0x02) if link else (4, 0x80) if directory else (0, 0)
-                if not kind and entry.is_file(follow_symlinks=False):
-                    kind = 8
-                path = node.qid_path(here.st_dev, entry.inode())
-                found.append(Entry(name, kind, Qid(qtype, 0, path)))
-        return found
+                if entry.is_file(follow_symlinks=False):
+                    kind, qtype = 8, QTFILE
+                elif entry.is_dir(follow_symlinks=False):
+                    kind, qtype = 4, QTDIR
+                elif entry.is_symlink():
+                    kind, qtype = 10, QTSYMLINK
+                else:
+                    kind, qtype = 0, QTFILE
+                inode = entry.inode()
+                yield name, kind, qtype, node.qid_path(device, inode) if foreign else inode
 
     # Open-file-description locks, so that they also hold between clients and against programs on the host.
 

@@ -605,11 +605,12 @@ def _relative(node: Node, name: bytes) -> tuple[Node, Qid]:
 
 def _list(file: File, limit: int) -> Listing:
     listing = Listing(bytearray(), array("Q", [0]))
-    for name, kind, qid in file.entries():
-        end = len(listing.data) + _ENTRY.size + len(name)
+    data, starts, pack, end = listing.data, listing.starts, _ENTRY.pack, 0
+    for name, kind, qid_type, path in file.entries():
+        end += _ENTRY.size + len(name)
         if end > limit:
             raise oserror(errno.ENOMEM)
-        listing.data += _ENTRY.pack(*qid, end, kind, len(name))
-        listing.data += name
-        listing.starts.append(end)
+        data += pack(qid_type, 0, path, end, kind, len(name))
+        data += name
+        starts.append(end)
     return listing

@@ -14,7 +14,7 @@ import os
 import stat
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from ninep_server.backend import Attributes, Entry, File, Node, oserror
@@ -93,16 +93,16 @@ class _Listing(File):
     def __init__(self, node: SyntheticDirectory) -> None:
         self.node = node
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> Iterator[Entry]:
         up = self.node.parent or self.node
-        found = [Entry(b".", 4, self.node.qid()), Entry(b"..", 4, up.qid())]
+        yield b".", 4, QTDIR, self.node.qid().path
+        yield b"..", 4, QTDIR, up.qid().path
         for name in self.node.names():
             try:
                 qid = self.node.walk(name)[1]
             except OSError:
                 continue  # gone since it was listed
-            found.append(Entry(name, 4 if qid.type & QTDIR else 8, qid))
-        return found
+            yield name, 4 if qid.type & QTDIR else 8, qid.type, qid.path
 
 
 def _node(child: Child) -> Node:
