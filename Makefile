@@ -11,14 +11,14 @@ BIN    := $(VENV)/bin
 BUILD  := build
 
 # Debian packages, each named by a file or command that shows that it is there: PACKAGE=PROBE.
-TEST_PACKAGES := diod=diod
+TEST_PACKAGES := qemu-system-x86=qemu-system-x86_64 gcc=gcc libc6-dev=/usr/include/stdio.h diod=diod
 LINT_PACKAGES := clang-format-14=clang-format-14
 
 .DEFAULT_GOAL := help
 
 ##@ Check it
 .PHONY: test
-test: deps-test venv-dev ## all tests (PYTEST_ARGS=… is passed on)
+test: deps-test venv-dev ## all tests, up to Linux' 9P client under QEMU (PYTEST_ARGS=… is passed on)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: lint
@@ -31,6 +31,10 @@ lint: deps-lint venv-dev ## ruff, mypy --strict, clang-format; C is compiled wit
 format: venv-dev ## rewrite sources in the project's format
 	@$(BIN)/ruff check --fix-only -q . ; $(BIN)/ruff format -q .
 	@git ls-files '*.c' '*.h' | xargs -r clang-format-14 -i
+
+.PHONY: bench
+bench: deps-test venv-dev ## measure (QUICK=1 for a short run); results in build/bench/
+	@$(BIN)/python -m bench.ninep $(if $(QUICK),--quick) --out $(BUILD)/bench
 
 .PHONY: clean
 clean: ## remove build/

@@ -578,8 +578,12 @@ class Session:
     def Tgetlock(
         self, fid: int, type: int, start: int, length: int, proc_id: int, client_id: bytes
     ) -> Steps:
-        """Which lock would be in the way; type 2 (unlocked) if none."""
+        """Which lock would be in the way; type 2 (unlocked) if none.
+
+        Linux' client always asks with type 2 (v9fs_file_getlock()) and means any lock, so that is what it is told.
+        """
         wanted, file = _lock_kind(type), self.opened(fid)
+        wanted = fcntl.F_WRLCK if wanted == fcntl.F_UNLCK else wanted
         found = yield self.fid(fid).node, partial(file.locked, wanted, start, length)
         if found is None:
             return 2, start, length, proc_id, client_id
