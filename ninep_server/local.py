@@ -135,11 +135,13 @@ def _generation(path: str) -> int | None:
 class LocalFile(File):
     """An open descriptor, closed with its last user."""
 
-    __slots__ = ("append", "fd", "node")
+    __slots__ = ("append", "fd", "node", "privileged")
 
     def __init__(self, fd: int, node: LocalNode, flags: int) -> None:
         self.fd = fd
         self.append = bool(flags & os.O_APPEND)
+        mode = os.fstat(fd).st_mode if flags & os.O_ACCMODE else 0
+        self.privileged = stat.S_ISREG(mode) and bool(mode & 0o6000)
         self.node = node
 
     def __del__(self) -> None:
@@ -167,6 +169,10 @@ class LocalFile(File):
 
     def write(self, data: Buffer, offset: int) -> int:
         export = self.node.export
+        if self.privileged:
+            # Whoever writes takes set-user-id away. The kernel spares root, which we may be (CVE-2023-1386).
+            os.fchmod(self.fd, stat.S_IMODE(os.fstat(self.fd).st_mode) & ~0o6000)
+            self.privileged = False
         if not export.counted:
             return os.pwrite(self.fd, data, offset)
         end = offset + len(data) - os.fstat(self.fd).st_size

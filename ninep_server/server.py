@@ -105,6 +105,7 @@ class _Connection:
             except (OSError, OverflowError, ValueError) as raised:
                 error = raised
             outcome = outcome.resume(value, error)
+            error = None  # else the frame and the exception keep each other, and what they hold
         # Free for reuse from the moment the client may have seen the reply.
         event = self.pending.pop(tag)
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):

@@ -151,6 +151,10 @@ class _Request:
             return session.finish(self.message, self.tag, stop.value, self.began)
         except (OSError, OverflowError, ValueError, struct.error) as raised:
             return session.fail(self.message, self.tag, raised, self.began)
+        finally:
+            # An exception knows its frame, and the frame must not know it: such a ring would keep the nodes, and with
+            # them descriptors, until the collector comes by.
+            error = None
 
 
 class Session:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 from linux_kernel import initramfs, vmlinuz, with_dependencies
+from ninep_client import descriptors
 
 from ninep_server import LocalNode, Policy, Stats, serve_stream
 
@@ -67,7 +67,7 @@ async def test_the_linux_client_finds_a_posix_file_system(tmp_path: Path) -> Non
     export.mkdir()
     (tmp_path / "canary").write_text("untouched")
     root, stats = LocalNode.root(export, Policy(uid=0, gid=0)), Stats()
-    descriptors = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     qemu = await boot(tmp_path, image, 2)
     try:
         with trio.fail_after(300):
@@ -89,7 +89,7 @@ async def test_the_linux_client_finds_a_posix_file_system(tmp_path: Path) -> Non
     assert done
     assert len(re.findall(r"^ok ", log, re.M)) == int(done[1]) >= 17
     assert "unmounted" in log
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert descriptors() == before
     assert sorted(p.name for p in tmp_path.glob("*") if p.suffix != ".sock") == [
         "canary", "export", "init", "initramfs", "serial.log",
     ]  # fmt: skip

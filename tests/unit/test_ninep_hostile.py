@@ -7,7 +7,6 @@ The only thing outside the export that these tests reach for is a canary of thei
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import random
 import struct
@@ -18,15 +17,10 @@ import pytest
 import trio
 import trio.testing
 from conftest import Connect
-from ninep_client import Client, Rlerror
+from ninep_client import Client, Rlerror, descriptors
 
 from ninep_server import messages
 from ninep_server.messages import MESSAGES, encode
-
-
-def descriptors() -> int:
-    gc.collect()
-    return len(os.listdir("/proc/self/fd"))
 
 
 @pytest.mark.parametrize(
