@@ -47,6 +47,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--gid", type=int, default=os.getgid(), help="the group shown (squash)")
     parser.add_argument("--msize", type=int, default=Limits.msize, help="largest message, in bytes")
     parser.add_argument(
+        "--max-bytes", type=int, help="by how much clients may let files grow in all; EDQUOT beyond"
+    )
+    parser.add_argument(
+        "--max-files", type=int, help="how many files and directories they may make"
+    )
+    parser.add_argument(
         "--max-fids", type=int, default=Limits.fids, help="open at once, per client"
     )
     return parser.parse_args(argv)
@@ -84,7 +90,11 @@ async def serve(options: argparse.Namespace) -> None:
     """Listen until SIGTERM or SIGINT."""
     squash = options.mode == "squash"
     policy = Policy(
-        options.readonly, options.uid if squash else None, options.gid if squash else None
+        options.readonly,
+        options.uid if squash else None,
+        options.gid if squash else None,
+        options.max_bytes,
+        options.max_files,
     )
     root = LocalNode.root(options.export, policy)
     handler = partial(_client, root, Limits(msize=options.msize, fids=options.max_fids), Stats())
