@@ -11,7 +11,8 @@ BIN    := $(VENV)/bin
 BUILD  := build
 
 # Debian packages, each named by a file or command that shows that it is there: PACKAGE=PROBE.
-TEST_PACKAGES := qemu-system-x86=qemu-system-x86_64 gcc=gcc libc6-dev=/usr/include/stdio.h diod=diod
+TEST_PACKAGES := qemu-system-x86=qemu-system-x86_64 gcc=gcc libc6-dev=/usr/include/stdio.h diod=diod \
+                 dbench=dbench fio=fio stress-ng=stress-ng
 LINT_PACKAGES := clang-format-14=clang-format-14
 
 .DEFAULT_GOAL := help

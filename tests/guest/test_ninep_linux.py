@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -18,6 +19,31 @@ HERE = Path(__file__).parent / "linux9p"
 MODULES = ["virtio_pci", "virtio_console", "9pnet_fd", "9p"]
 
 
+# Debian's own programs, run on the mount: program, its arguments, and what else it needs to have.
+TOOLS = {
+    "dbench": "-t 4 -c /usr/share/dbench/client.txt -D . 2",
+    "fio": "--name=verify --directory=. --rw=randrw --size=2m --bs=8k --ioengine=psync --verify=crc32c --minimal",
+    "stress-ng": "--temp-path . --verify --rename 1 --rename-ops 50 --link 1 --link-ops 10 --symlink 1 --symlink-ops 10"
+    " --chmod 1 --chmod-ops 20 --dir 1 --dir-ops 50 --hdd 1 --hdd-ops 16 --hdd-bytes 1m --utime 1 --utime-ops 50"
+    " --xattr 1 --xattr-ops 5 --timeout 60s",
+}
+
+
+def tools() -> dict[str, bytes]:
+    """The programs, their libraries where they expect them, and the list of commands."""
+    files = {"usr/share/dbench/client.txt": Path("/usr/share/dbench/client.txt").read_bytes()}
+    commands = ""
+    for name, arguments in TOOLS.items():
+        program = shutil.which(name)
+        assert program, f"{name} is missing: apt-get install {name}"
+        linked = subprocess.run(["ldd", program], capture_output=True, text=True, check=True)
+        for path in (program, *re.findall(r"(/\S+)", linked.stdout)):
+            files[path.lstrip("/")] = Path(path).read_bytes()
+        commands += f"{program} {arguments}\n"
+    files["tools/commands"] = commands.encode()
+    return files
+
+
 def build(work: Path) -> Path:
     """An initramfs with the checks as its init."""
     init = work / "init"
@@ -29,13 +55,13 @@ def build(work: Path) -> Path:
     modules = with_dependencies(MODULES)
     files = {f"modules/{p.name}": p.read_bytes() for p in modules}
     files["modules/order"] = "".join(f"/modules/{p.name}\n" for p in modules).encode()
-    initramfs(work / "initramfs", {"init": init.read_bytes(), **files})
+    initramfs(work / "initramfs", {"init": init.read_bytes(), **files, **tools()})
     return work / "initramfs"
 
 
 async def boot(work: Path, image: Path, ports: int) -> trio.Process:
     command = [
-        "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-cpu", "max", "-m", "256M",
+        "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-cpu", "max", "-m", "768M",
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-sandbox", "on",
         "-serial", f"file:{work}/serial.log",
         "-kernel", str(vmlinuz()), "-initrd", str(image),
@@ -60,7 +86,7 @@ async def connect(path: Path) -> trio.SocketStream:
 
 @pytest.mark.guest
 @pytest.mark.linux
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 async def test_the_linux_client_finds_a_posix_file_system(tmp_path: Path) -> None:
     image = build(tmp_path)
     export = tmp_path / "export"
@@ -70,7 +96,7 @@ async def test_the_linux_client_finds_a_posix_file_system(tmp_path: Path) -> Non
     before = descriptors()
     qemu = await boot(tmp_path, image, 2)
     try:
-        with trio.fail_after(300):
+        with trio.fail_after(800):
             async with trio.open_nursery() as nursery:
                 for number in range(2):
                     stream = await connect(tmp_path / f"fs{number}.sock")
@@ -87,7 +113,8 @@ async def test_the_linux_client_finds_a_posix_file_system(tmp_path: Path) -> Non
     assert re.findall(r"^not ok .*", log, re.M) == []
     done = re.search(r"^done (\d+)$", log, re.M)
     assert done
-    assert len(re.findall(r"^ok ", log, re.M)) == int(done[1]) >= 17
+    assert len(re.findall(r"^ok (?!tool)", log, re.M)) == int(done[1]) >= 17
+    assert len(re.findall(r"^ok tool", log, re.M)) == len(TOOLS)
     assert "unmounted" in log
     assert descriptors() == before
     assert sorted(p.name for p in tmp_path.glob("*") if p.suffix != ".sock") == [

@@ -18,6 +18,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 int conform(const char *top, const char *second);
@@ -118,20 +119,52 @@ static void mount_port(const char *port, const char *where)
 		fail(where);
 }
 
+/* Run the programs of /tools/commands, one a line, each in a directory of its own on the first
+ * mount. */
+static void run_tools(void)
+{
+	char line[512];
+	FILE *list = fopen("/tools/commands", "r");
+
+	while (list && fgets(line, sizeof(line), list)) {
+		char *argv[64], *word, where[64];
+		int argc = 0, status = 0;
+
+		for (word = strtok(line, " \n"); word && argc < 63; word = strtok(NULL, " \n"))
+			argv[argc++] = word;
+		argv[argc] = NULL;
+		snprintf(where, sizeof(where), "/one/tool-%.40s", strrchr(argv[0], '/') + 1);
+		mkdir(where, 0755);
+		if (fork() == 0) {
+			if (chdir(where) == 0)
+				execv(argv[0], argv);
+			_exit(127);
+		}
+		while (wait(&status) < 0 && errno == EINTR)
+			;
+		printf("%s tool %s status %d\n", status == 0 ? "ok" : "not ok", argv[0], status);
+	}
+	if (list)
+		fclose(list);
+}
+
 int main(void)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	mkdir("/proc", 0755);
 	mkdir("/sys", 0755);
 	mkdir("/dev", 0755);
+	mkdir("/tmp", 0777);
 	if (mount("proc", "/proc", "proc", 0, "") < 0 ||
 	    mount("sysfs", "/sys", "sysfs", 0, "") < 0 ||
 	    mount("devtmpfs", "/dev", "devtmpfs", 0, "") < 0)
 		fail("mount");
+	mkdir("/dev/shm", 0777);
 	load_modules();
 	mount_port("fs0", "/one");
 	mount_port("fs1", "/two");
 	printf("done %d\n", conform("/one", "/two"));
+	run_tools();
 	fflush(stdout);
 	if (umount("/one") < 0 || umount("/two") < 0)
 		fail("umount");
