@@ -14,7 +14,7 @@ import trio
 
 from ninep_server.backend import Node
 from ninep_server.messages import BY_NUMBER, HEADER, Buffer, ProtocolError, decode, encode
-from ninep_server.session import Later, Limits, Session
+from ninep_server.session import REFUSALS, Later, Limits, Session
 from ninep_server.stats import Stats
 
 _RECEIVE = 64 * 1024
@@ -102,7 +102,7 @@ class _Connection:
                 value = await trio.to_thread.run_sync(
                     outcome.call, abandon_on_cancel=True, limiter=self.slots
                 )
-            except (OSError, OverflowError, ValueError) as raised:
+            except REFUSALS as raised:
                 error = raised
             outcome = outcome.resume(value, error)
             error = None  # else the frame and the exception keep each other, and what they hold

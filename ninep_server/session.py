@@ -99,6 +99,9 @@ class Fid:
         return any(x is not None for x in (self.file, self.xattr_read, self.xattr_write))
 
 
+# What a system call may end with; all but OSError are numbers that it, or a message, has no room for.
+REFUSALS = (OSError, OverflowError, ValueError, struct.error)
+
 Call = Callable[[], Any]
 # A system call and the node it is about; without a node it always waits.
 Steps = Generator[tuple[Node | None, Call], Any, tuple[Any, ...]]
@@ -145,11 +148,11 @@ class _Request:
                 value, error = None, None
                 try:
                     value = call()
-                except (OSError, OverflowError, ValueError) as raised:
+                except REFUSALS as raised:
                     error = raised
         except StopIteration as stop:
             return session.finish(self.message, self.tag, stop.value, self.began)
-        except (OSError, OverflowError, ValueError, struct.error) as raised:
+        except REFUSALS as raised:
             return session.fail(self.message, self.tag, raised, self.began)
         finally:
             # An exception knows its frame, and the frame must not know it: such a ring would keep the nodes, and with
@@ -196,7 +199,7 @@ class Session:
             raise ProtocolError(f"{message.name} before Tversion")
         try:
             reply = getattr(self, message.name)(*fields)
-        except (OSError, OverflowError, ValueError, struct.error) as error:
+        except REFUSALS as error:
             return self.fail(message, tag, error, began)
         if isinstance(reply, Generator):
             return _Request(self, message, tag, reply, began).advance(None, None)
@@ -211,13 +214,18 @@ class Session:
             end = READ_HEADER.size + reply.size
             READ_HEADER.pack_into(reply.buffer, 0, end, message.number + 1, tag, reply.size)
             return memoryview(reply.buffer)[:end]
-        return encode(message.reply, tag, *reply)
+        try:
+            return encode(message.reply, tag, *reply)
+        except struct.error:
+            # The file system knows numbers that the message has no room for.
+            self.stats.errors += 1
+            return encode("Rlerror", tag, errno.EOVERFLOW)
 
     def fail(self, message: Message, tag: int, error: Exception, began: int) -> Buffer:
         """Its Rlerror."""
         self.stats.operation(message.name).took(time.perf_counter_ns() - began)
         self.stats.errors += 1
-        code = errno.EINVAL  # a number that the system call, or the reply, has no room for
+        code = errno.EINVAL
         if isinstance(error, OSError):
             code = errno.EIO if error.errno is None else error.errno
         return encode("Rlerror", tag, code)

@@ -19,7 +19,7 @@ import trio.testing
 from conftest import Connect
 from ninep_client import Client, Rlerror, descriptors
 
-from ninep_server import messages
+from ninep_server import local, messages
 from ninep_server.messages import MESSAGES, encode
 
 
@@ -162,8 +162,13 @@ def random_value(kind_name: str, rng: random.Random) -> Any:
     return {"names": [a_name, b"sub"], "data": os.urandom(rng.randrange(50))}.get(kind_name, a_name)
 
 
+@pytest.mark.parametrize("waits", [False, True])
 @pytest.mark.parametrize("seed", range(8))
-async def test_random_requests_are_all_answered(connect: Connect, export: Path, seed: int) -> None:
+async def test_random_requests_are_all_answered(
+    connect: Connect, export: Path, seed: int, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if waits:  # as if the export were on a network file system: every system call in a thread
+        monkeypatch.setattr(local, "_LOCAL_TYPES", frozenset())
     names = {
         id(getattr(messages, n)): n for n in ("u8", "u16", "u32", "u64", "name", "names", "data")
     }
