@@ -8,10 +8,10 @@ A tree may be put together: SyntheticDirectory({"host": root, "vm": {…}}); oth
 """
 
 from ninep_server.backend import Attributes, Entry, File, Node
+from ninep_server.fids import Limits
 from ninep_server.local import LocalNode, Policy
 from ninep_server.messages import ProtocolError, Qid
 from ninep_server.server import serve_stream
-from ninep_server.session import Limits
 from ninep_server.stats import Stats
 from ninep_server.synthetic import Source, SyntheticDirectory, SyntheticFile
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import trio
 
 from ninep_server.backend import Node
+from ninep_server.fids import Limits
 from ninep_server.messages import BY_NUMBER, HEADER, Buffer, ProtocolError, decode, encode
-from ninep_server.session import REFUSALS, Later, Limits, Session
+from ninep_server.session import REFUSALS, Later, Session
 from ninep_server.stats import Stats
 
 _RECEIVE = 64 * 1024

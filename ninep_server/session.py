@@ -14,14 +14,13 @@ import fcntl
 import stat
 import struct
 import time
-from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from ninep_server.backend import File, Node, oserror
+from ninep_server.fids import IOHDR, Fid, Limits, XattrWrite, list_entries
 from ninep_server.messages import (
     BY_NUMBER,
     NOFID,
@@ -36,67 +35,12 @@ from ninep_server.messages import (
 from ninep_server.stats import Stats
 
 VERSION = b"9P2000.L"
-IOHDR = 24  # the room that Rread and Twrite need beside their data (fcall(3))
 READ_HEADER = struct.Struct("<IBHI")  # of Rread: size, type, tag, count
 GETATTR_BASIC, GETATTR_GEN = 0x7FF, 0x1000  # P9_GETATTR_* of Linux' include/net/9p/9p.h
 LOCK_SUCCESS, LOCK_BLOCKED = 0, 1
 _LOCK_KINDS = {0: fcntl.F_RDLCK, 1: fcntl.F_WRLCK, 2: fcntl.F_UNLCK}
 _LOCK_NUMBERS = {v: k for k, v in _LOCK_KINDS.items()}
-_ENTRY = struct.Struct("<BIQQBH")
 _BIG_DIRECTORY = 65536  # bytes of st_size from which a directory is listed in a thread
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of one connection; what goes over them is an error of that request alone.
-
-    :param msize: largest message in bytes. :param fids: open at once. :param in_flight: requests waiting for a disk.
-    :param xattr: bytes of one attribute's value. :param xattrs: bytes of all of them under way.
-    :param listing: bytes of directory entries held for open directories (some 40 a name).
-    """
-
-    msize: int = 512 * 1024 + IOHDR
-    fids: int = 4096
-    in_flight: int = 64
-    xattr: int = 65536
-    xattrs: int = 1 << 20
-    listing: int = 16 << 20
-
-
-@dataclass
-class XattrWrite:
-    """A value on its way in: between Txattrcreate and Tclunk."""
-
-    name: bytes
-    size: int
-    flags: int
-    data: bytearray
-
-
-@dataclass
-class Listing:
-    """A directory as it was when the client began to read it: its entries as sent, and where each one starts."""
-
-    data: bytearray
-    starts: array[int]
-
-
-class Fid:
-    """A client's handle: a node, and what it has been opened as."""
-
-    __slots__ = ("file", "listing", "node", "xattr_read", "xattr_write")
-
-    def __init__(self, node: Node, file: File | None = None) -> None:
-        self.node = node
-        self.file = file
-        self.listing: Listing | None = None
-        self.xattr_read: bytes | None = None
-        self.xattr_write: XattrWrite | None = None
-
-    @property
-    def used(self) -> bool:
-        """Whether it has been opened as anything."""
-        return any(x is not None for x in (self.file, self.xattr_read, self.xattr_write))
 
 
 # What a system call may end with; all but OSError are numbers that it, or a message, has no room for.
@@ -104,7 +48,8 @@ REFUSALS = (OSError, OverflowError, ValueError, struct.error)
 
 Call = Callable[[], Any]
 # A system call and the node it is about; without a node it always waits.
-Steps = Generator[tuple[Node | None, Call], Any, tuple[Any, ...]]
+# The end is the values of the reply's fields, or a Data.
+Steps = Generator[tuple[Node | None, Call], Any, Any]
 
 
 class Data:
@@ -394,7 +339,7 @@ class Session:
         into = memoryview(buffer)[READ_HEADER.size :]
         got = yield None, partial(file.read, into, offset)
         into.release()
-        return Data(buffer, got)  # type: ignore[return-value]  # finish() takes both
+        return Data(buffer, got)
 
     def Twrite(self, fid: int, offset: int, data: memoryview) -> Steps:
         """pwrite(2)."""
@@ -428,7 +373,10 @@ class Session:
             node = state.node
             big = not node.waits and node.attributes().size > _BIG_DIRECTORY
             held = sum(len(f.listing.data) for f in self.fids.values() if f.listing)
-            listing = yield None if big else node, partial(_list, file, self.limits.listing - held)
+            listing = yield (
+                None if big else node,
+                partial(list_entries, file, self.limits.listing - held),
+            )
             state.listing = listing
         start = bisect_left(listing.starts, offset)
         if start == len(listing.starts) or listing.starts[start] != offset:
@@ -617,16 +565,3 @@ def _relative(node: Node, name: bytes) -> tuple[Node, Qid]:
         raise oserror(errno.ENOTDIR)
     found = node if name == b"." else node.parent or node
     return found, found.qid()
-
-
-def _list(file: File, limit: int) -> Listing:
-    listing = Listing(bytearray(), array("Q", [0]))
-    data, starts, pack, end = listing.data, listing.starts, _ENTRY.pack, 0
-    for name, kind, qid_type, path in file.entries():
-        end += _ENTRY.size + len(name)
-        if end > limit:
-            raise oserror(errno.ENOMEM)
-        data += pack(qid_type, 0, path, end, kind, len(name))
-        data += name
-        starts.append(end)
-    return listing

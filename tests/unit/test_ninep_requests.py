@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import struct
@@ -271,3 +272,22 @@ async def test_limits_are_errors_of_the_request_alone(connect: Connect) -> None:
     assert refused.value.ecode == errno.EMFILE
     await client.call("Tclunk", 1)
     await client.walk(3)
+
+
+async def test_getattr_gives_the_inode_s_generation_if_there_is_one(
+    connect: Connect, export: Path
+) -> None:
+    fd = os.open(export / "file", os.O_RDONLY)
+    try:
+        expected = int.from_bytes(fcntl.ioctl(fd, 0x80087601, bytes(8))[:4], "little")
+    except OSError:
+        expected = None
+    finally:
+        os.close(fd)
+    client = await connect()
+    await client.walk(1, b"file")
+    fields = await client.call("Tgetattr", 1, 0x17FF)
+    assert bool(fields[0] & 0x1000) == (expected is not None)
+    assert fields[18] == (expected or 0)
+    fields = await client.call("Tgetattr", 1, 0x7FF)
+    assert not fields[0] & 0x1000
