@@ -139,6 +139,10 @@ class Node(ABC):
     def qid(self) -> Qid:
         """Type, version (changes with the content) and unique path."""
 
+    def look(self) -> tuple[Attributes, Qid]:
+        """Both of the same moment."""
+        return self.attributes(), self.qid()
+
     def generation(self) -> int | None:
         """st_gen, where there is one."""
         return None

@@ -26,6 +26,7 @@ from ninep_server.backend import (
     qid_type,
 )
 from ninep_server.messages import QTDIR, QTFILE, QTSYMLINK, Buffer, Qid
+from ninep_server.quota import Quota, inode
 
 _PATH_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _KEPT_FLAGS = os.O_ACCMODE | os.O_TRUNC | os.O_APPEND | os.O_SYNC | os.O_DSYNC | os.O_DIRECTORY
@@ -66,33 +67,24 @@ class Export:
 
     policy: Policy
     root_device: int
-    used_bytes: int = 0
-    used_files: int = 0
+    quota: Quota | None  # None: nothing is counted
     _types: dict[int, bytes] = field(default_factory=dict)
 
-    def grow(self, delta: int) -> None:
-        """Account for a change of length. :raise OSError: EDQUOT."""
-        limit = self.policy.max_bytes
-        if delta > 0 and limit is not None and self.used_bytes + delta > limit:
-            raise oserror(errno.EDQUOT)
-        self.used_bytes = max(0, self.used_bytes + delta)
-
     def may_make(self) -> None:
-        """:raise OSError: EROFS, or EDQUOT when no more files may be made."""
+        """:raise OSError: EROFS, or EDQUOT when no more names may be made."""
         self.writable()
-        limit = self.policy.max_files
-        if limit is not None and self.used_files >= limit:
-            raise oserror(errno.EDQUOT)
+        if self.quota is not None:
+            self.quota.make()
+
+    def made(self) -> None:
+        """A name was made."""
+        if self.quota is not None:
+            self.quota.made()
 
     def writable(self) -> None:
         """:raise OSError: EROFS in a read-only export."""
         if self.policy.readonly:
             raise oserror(errno.EROFS)
-
-    @property
-    def counted(self) -> bool:
-        """Whether there is any quota to keep."""
-        return self.policy.max_bytes is not None or self.policy.max_files is not None
 
     def filesystem(self, fd: int, device: int) -> bytes:
         """The type of the file system a descriptor is on; empty if it cannot be told."""
@@ -173,20 +165,15 @@ class LocalFile(File):
             # Whoever writes takes set-user-id away. The kernel spares root, which we may be (CVE-2023-1386).
             os.fchmod(self.fd, stat.S_IMODE(os.fstat(self.fd).st_mode) & ~0o6000)
             self.privileged = False
-        if not export.counted:
+        if export.quota is None:
             return os.pwrite(self.fd, data, offset)
-        end = offset + len(data) - os.fstat(self.fd).st_size
-        growth = len(data) if self.append else end  # pwrite(2), BUGS
-        if growth > 0:
-            export.grow(growth)
+        before = os.fstat(self.fd)
+        # pwrite(2), BUGS: with O_APPEND the offset counts for nothing.
+        export.quota.reserve(before, (before.st_size if self.append else offset) + len(data))
         try:
-            done = os.pwrite(self.fd, data, offset)
-        except OSError:
-            export.grow(min(0, -growth))
-            raise
-        if growth > 0:
-            export.grow(-min(growth, len(data) - done))
-        return done
+            return os.pwrite(self.fd, data, offset)
+        finally:
+            export.quota.settle(os.fstat(self.fd))
 
     def sync(self, datasync: bool) -> None:
         (os.fdatasync if datasync else os.fsync)(self.fd)
@@ -236,12 +223,12 @@ class LocalFile(File):
 class LocalNode(Node):
     """One file, directory, symbolic link or special file below an export."""
 
-    __slots__ = ("device", "export", "fd", "filesystem", "known_generation", "waits")
+    __slots__ = ("counted", "device", "export", "fd", "filesystem", "known_generation", "waits")
 
     def __init__(
         self,
         fd: int,
-        device: int,
+        s: os.stat_result,
         export: Export,
         parent: LocalNode | None = None,
         name: bytes = b"",
@@ -249,23 +236,31 @@ class LocalNode(Node):
         super().__init__(parent, name)
         self.fd = fd
         self.export = export
-        self.device = device
+        self.device = s.st_dev
+        self.counted = export.quota is not None and stat.S_ISREG(s.st_mode)
         self.known_generation: int | None = None
-        if parent is not None and parent.device == device:
+        if parent is not None and parent.device == s.st_dev:
             self.filesystem: bytes = parent.filesystem
         else:
-            self.filesystem = export.filesystem(fd, device)
+            self.filesystem = export.filesystem(fd, s.st_dev)
         self.waits = self.filesystem not in _LOCAL_TYPES
+        if self.counted and export.quota is not None:
+            export.quota.hold(s)
 
     def __del__(self) -> None:
+        s = os.fstat(self.fd) if self.counted else None
         os.close(self.fd)
+        if s is not None and self.export.quota is not None:
+            self.export.quota.let_go(s)
 
     @classmethod
     def root(cls, path: str | os.PathLike[str], policy: Policy) -> LocalNode:
         """The top of an export. :raise OSError: it is no directory."""
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY)
-        device = os.fstat(fd).st_dev
-        return cls(fd, device, Export(policy, device))
+        s = os.fstat(fd)
+        bounded = policy.max_bytes is not None or policy.max_files is not None
+        quota = Quota(policy.max_bytes, policy.max_files) if bounded else None
+        return cls(fd, s, Export(policy, s.st_dev, quota))
 
     @property
     def policy(self) -> Policy:
@@ -283,7 +278,14 @@ class LocalNode(Node):
         return self.filesystem in _MEMORY_TYPES
 
     def attributes(self) -> Attributes:
-        s, policy = os.fstat(self.fd), self.export.policy
+        return self._attributes(os.fstat(self.fd))
+
+    def look(self) -> tuple[Attributes, Qid]:
+        s = os.fstat(self.fd)
+        return self._attributes(s), self._qid(s)
+
+    def _attributes(self, s: os.stat_result) -> Attributes:
+        policy = self.export.policy
         return Attributes(
             s.st_mode,
             s.st_uid if policy.uid is None else policy.uid,
@@ -318,7 +320,7 @@ class LocalNode(Node):
         """The entry of that name; a symbolic link is itself, not where it points."""
         fd = os.open(self.export.check(name), _PATH_FLAGS, dir_fd=self.fd)
         s = os.fstat(fd)
-        node = LocalNode(fd, s.st_dev, self.export, self, name)
+        node = LocalNode(fd, s, self.export, self, name)
         return node, node._qid(s)
 
     def open(self, flags: int) -> File:
@@ -336,8 +338,8 @@ class LocalNode(Node):
             self.export.writable()
         # /proc's link leads to the inode just checked, not to whatever has its name now.
         file = LocalFile(os.open(self.proc, flags | _OPEN_ALWAYS), self, flags)
-        if flags & os.O_TRUNC:
-            self.export.grow(-s.st_size)
+        if flags & os.O_TRUNC and self.export.quota is not None and self.counted:
+            self.export.quota.settle(os.fstat(self.fd))
         return file
 
     def create(self, name: bytes, flags: int, mode: int, gid: int) -> tuple[Node, File, Qid]:
@@ -360,16 +362,17 @@ class LocalNode(Node):
         except OSError:
             os.close(fd)
             raise
-        self.export.used_files += 1
-        made = LocalNode(path_fd, self.device, self.export, self, name)
-        return made, LocalFile(fd, made, flags), made.qid()
+        self.export.made()
+        s = os.fstat(fd)
+        made = LocalNode(path_fd, s, self.export, self, name)
+        return made, LocalFile(fd, made, flags), made._qid(s)
 
     def _mode(self, mode: int) -> int:
         # Squashed, a set-user-id bit would lend the server's own identity to whoever runs the file on the host.
         return mode & (0o7777 if self.policy.uid is None else 0o1777)
 
     def _made(self, name: bytes, gid: int) -> Qid:
-        self.export.used_files += 1
+        self.export.made()
         if self.policy.uid is None and os.geteuid() == 0:
             os.chown(name, -1, gid, dir_fd=self.fd, follow_symlinks=False)
         return self.walk(name)[1]
@@ -401,22 +404,27 @@ class LocalNode(Node):
         if not isinstance(target, LocalNode) or target.export is not self.export:
             raise oserror(errno.EXDEV)
         os.link(target.proc, name, dst_dir_fd=self.fd, follow_symlinks=True)
-        self.export.used_files += 1
+        self.export.made()
 
     def unlink(self, name: bytes, directory: bool) -> None:
         self.export.writable()
         self.export.check(name)
-        size = 0
-        if self.export.counted and not directory:
-            s = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-            if stat.S_ISREG(s.st_mode) and s.st_nlink == 1:
-                size = s.st_size
+        held = self._there(name)
         if directory:
             os.rmdir(name, dir_fd=self.fd)
         else:
             os.unlink(name, dir_fd=self.fd)
-        self.export.grow(-size)
-        self.export.used_files = max(0, self.export.used_files - 1)
+        if self.export.quota is not None:
+            self.export.quota.removed(held)
+
+    def _there(self, name: bytes) -> os.stat_result | None:
+        # What is about to lose this name, where that is to be counted.
+        if self.export.quota is None:
+            return None
+        try:
+            return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except OSError:
+            return None
 
     def rename(self, old: bytes, target: Node, new: bytes) -> None:
         self.export.writable()
@@ -424,7 +432,15 @@ class LocalNode(Node):
         self.export.check(new)
         if not isinstance(target, LocalNode) or target.export is not self.export:
             raise oserror(errno.EXDEV)
+        source, replaced = self._there(old), target._there(new)
         os.rename(old, new, src_dir_fd=self.fd, dst_dir_fd=target.fd)
+        if (
+            self.export.quota is not None
+            and source is not None
+            and replaced is not None
+            and inode(source) != inode(replaced)  # else rename(2) does nothing
+        ):
+            self.export.quota.removed(replaced)
 
     def place(self) -> tuple[Node, bytes]:
         if not isinstance(self.parent, LocalNode):
@@ -466,16 +482,14 @@ class LocalNode(Node):
         s = os.fstat(self.fd)
         if not stat.S_ISREG(s.st_mode):
             raise oserror(errno.EISDIR if stat.S_ISDIR(s.st_mode) else errno.EINVAL)
-        growth = size - s.st_size
-        if growth > 0:
-            self.export.grow(growth)
+        quota = self.export.quota
+        if quota is not None:
+            quota.reserve(s, size)
         try:
             os.truncate(self.proc, size)
-        except OSError:
-            self.export.grow(min(0, -growth))
-            raise
-        if growth < 0:
-            self.export.grow(growth)
+        finally:
+            if quota is not None:
+                quota.settle(os.fstat(self.fd))
 
     def statfs(self) -> Space:
         s = os.statvfs(self.proc)

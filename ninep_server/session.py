@@ -467,7 +467,7 @@ class Session:
         wants_gen = request_mask & GETATTR_GEN
 
         def ask() -> tuple[Any, ...]:
-            return node.attributes(), node.qid(), node.generation() if wants_gen else None
+            return *node.look(), node.generation() if wants_gen else None
 
         a, qid, generation = yield node, ask
         valid = GETATTR_BASIC | (GETATTR_GEN if generation is not None else 0)

@@ -255,3 +255,41 @@ async def test_a_blocked_file_stalls_nobody_and_its_fid_may_change(serve: Serve)
         assert slow.opened == 1
     finally:
         slow.go.set()
+
+
+async def test_what_is_removed_but_held_counts_until_it_is_let_go(
+    serve: Serve, tmp_path: Path
+) -> None:
+    client = await serve(LocalNode.root(tmp_path, Policy(uid=0, gid=0, max_bytes=10_000)))
+
+    async def make(fid: int, name: bytes, size: int) -> int:
+        await client.walk(fid)
+        await client.call("Tlcreate", fid, name, os.O_RDWR, 0o644, 0)
+        try:
+            await client.call("Twrite", fid, 0, bytes(size))
+        except Rlerror as error:
+            return error.ecode
+        return 0
+
+    assert await make(1, b"f", 6000) == 0
+    await client.call("Tunlinkat", 0, b"f", 0)
+    assert await make(2, b"g", 6000) == errno.EDQUOT
+    await client.call("Tclunk", 1)
+    assert await make(3, b"h", 6000) == 0
+    # Replacing a file again and again, as editors do, uses nothing up.
+    await client.call("Tclunk", 3)
+    for number in range(10):
+        assert await make(3, b"new", 1500) == 0, number
+        await client.call("Tclunk", 3)
+        await client.call("Trenameat", 0, b"new", 0, b"old")
+    await client.call("Tunlinkat", 0, b"old", 0)
+    await client.call("Tunlinkat", 0, b"h", 0)
+    assert await make(4, b"all", 10_000) == 0
+    await client.walk(5, b"all")
+    await client.call("Tlopen", 5, os.O_WRONLY | os.O_APPEND)
+    with pytest.raises(Rlerror) as refused:
+        await client.call("Twrite", 5, 0, b"x")
+    assert refused.value.ecode == errno.EDQUOT
+    await client.call("Tsetattr", 5, 8, 0, 0, 0, 0, 0, 0, 0, 0)
+    await client.call("Twrite", 5, 0, bytes(10_000))
+    assert (tmp_path / "all").stat().st_size == 10_000
