@@ -9,18 +9,28 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import trio
 
 from ninep_server.backend import Node
 from ninep_server.fids import Limits
 from ninep_server.messages import BY_NUMBER, HEADER, Buffer, ProtocolError, decode, encode
-from ninep_server.session import REFUSALS, Later, Session
+from ninep_server.session import REFUSALS, Call, Later, Session
 from ninep_server.stats import Stats
 
 _RECEIVE = 64 * 1024
 _TFLUSH = next(m.number for m in BY_NUMBER.values() if m.name == "Tflush")
 _TVERSION = next(m.number for m in BY_NUMBER.values() if m.name == "Tversion")
+
+
+def _attempt(call: Call) -> tuple[Any, Exception | None]:
+    # Without its traceback: on the way through trio that would make a ring with the frames, which keep the request's
+    # files open until the collector comes by.
+    try:
+        return call(), None
+    except REFUSALS as raised:
+        return None, raised.with_traceback(None)
 
 
 @dataclass
@@ -98,15 +108,10 @@ class _Connection:
     async def wait_for(self, tag: int, later: Later) -> None:
         outcome: Buffer | Later = later
         while isinstance(outcome, Later):
-            value, error = None, None
-            try:
-                value = await trio.to_thread.run_sync(
-                    outcome.call, abandon_on_cancel=True, limiter=self.slots
-                )
-            except REFUSALS as raised:
-                error = raised
+            value, error = await trio.to_thread.run_sync(
+                _attempt, outcome.call, abandon_on_cancel=True, limiter=self.slots
+            )
             outcome = outcome.resume(value, error)
-            error = None  # else the frame and the exception keep each other, and what they hold
         # Free for reuse from the moment the client may have seen the reply.
         event = self.pending.pop(tag)
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):

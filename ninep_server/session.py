@@ -73,7 +73,13 @@ class Later:
 
     def resume(self, value: Any, error: Exception | None) -> Buffer | Later:
         """Go on with what the call returned or raised: the reply, or the next call to wait for."""
-        return self._request.advance(value, error)
+        try:
+            return self._request.advance(value, error)
+        finally:
+            if error is not None:
+                # Its traceback leads to frames that know it: a ring that would keep what the request holds, nodes and
+                # files among it, until the collector comes by.
+                error.__traceback__ = None
 
 
 class _Request:
@@ -100,9 +106,7 @@ class _Request:
         except REFUSALS as raised:
             return session.fail(self.message, self.tag, raised, self.began)
         finally:
-            # An exception knows its frame, and the frame must not know it: such a ring would keep the nodes, and with
-            # them descriptors, until the collector comes by.
-            error = None
+            error = None  # no ring, as in Later.resume()
 
 
 class Session:

@@ -7,6 +7,7 @@ The only thing outside the export that these tests reach for is a canary of thei
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import random
 import struct
@@ -188,6 +189,38 @@ async def test_random_requests_are_all_answered(
         assert name in ("R" + message.name[1:], "Rlerror")
     assert (export.parent / "canary").read_text() == "untouched"
     assert sorted(p.name for p in export.parent.iterdir()) == ["canary", "export"]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_refused_requests_hold_nothing_until_the_collector_runs(
+    connect: Connect, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if waits:
+        monkeypatch.setattr(local, "_LOCAL_TYPES", frozenset())
+    client = await connect()
+    before = descriptors()
+    gc.disable()
+    try:
+        for _ in range(20):
+            await client.walk(1, b"dir")
+            await client.walk(2, b"file")
+            await client.call("Tlopen", 2, os.O_RDONLY)
+            for title, *values in [
+                ("Twalk", 1, 3, [b"nothing"]),
+                ("Twalk", 0, 3, [b"dir", b"..", b"dir", b"nothing"]),
+                ("Tlopen", 1, os.O_WRONLY),
+                ("Tmkdir", 1, b"sub", 0o755, 0),
+                ("Twrite", 2, 0, b"not open for writing"),
+                ("Tsetattr", 1, 8, 0, 0, 0, 5, 0, 0, 0, 0),
+            ]:
+                await client.send(title, *values)
+                assert (await client.receive())[0] in ("Rlerror", "Rwalk")
+            await client.call("Tclunk", 1)
+            await client.call("Tclunk", 2)
+        left = len(os.listdir("/proc/self/fd"))
+    finally:
+        gc.enable()
+    assert left == before
 
 
 async def test_two_clients_do_not_see_each_other_s_fids(connect: Connect) -> None:
