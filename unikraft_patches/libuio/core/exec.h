@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A running command, whoever asked for it: the channel (EXEC), or a line of
+ * the console's shell. It has arguments, three streams, a deadline, and a
+ * list of what it must give back at its end. Each runs in a thread of its own.
+ */
+#ifndef UIO_CORE_EXEC_H
+#define UIO_CORE_EXEC_H
+
+#include <uio/port.h>
+
+/* How a command ended: arg of EXIT (docs/protocol.md, section 4). */
+enum uio_exit_kind {
+	UIO_EXIT_OK = 0,
+	UIO_EXIT_NOT_FOUND,
+	UIO_EXIT_REFUSED,
+	UIO_EXIT_ERROR,
+	UIO_EXIT_FAULT,
+	UIO_EXIT_TIMEOUT,
+	UIO_EXIT_CANCELLED,
+	UIO_EXIT_NEED_IMAGE,
+};
+
+#define UIO_FAULT_DEPTH 16
+
+struct uio_fault {
+	struct uio_trap trap;
+	uint32_t depth;
+	uint64_t backtrace[UIO_FAULT_DEPTH]; /* return addresses, innermost first */
+};
+
+struct uio_result {
+	enum uio_exit_kind kind;
+	int32_t status; /* own status, or a negative errno */
+	char message[192];
+	bool has_fault;
+	struct uio_fault fault;
+};
+
+struct uio_exec;
+
+/* Where the streams of a command lead. All may block and all end early, with -EINTR, when it is
+ * cancelled. */
+struct uio_exec_io {
+	/** stream 1 or 2. Writes all of it: len, or -EINTR, -EPIPE (reader gone). */
+	ssize_t (*write)(struct uio_exec *x, unsigned int stream, const void *buf, size_t len);
+	/** Standard input: bytes, 0 = end, -EINTR. */
+	ssize_t (*read)(struct uio_exec *x, void *buf, size_t len);
+};
+
+/* Something a command holds that is given back at its end, however it ends. */
+struct uio_resource {
+	struct uio_resource *next;
+	void (*release)(struct uio_resource *r);
+};
+
+struct uio_overlay;
+
+struct uio_exec {
+	struct uio_exec *next; /* of all commands */
+	const struct uio_exec_io *io;
+	void *io_data;
+	uint32_t id; /* of the channel's request; 0: from the console */
+	int argc;
+	char **argv; /* argc strings and NULL */
+	char **envp;
+	bool tty;
+	uint16_t rows, columns;
+	uint64_t start_ns, deadline_ns; /* UINT64_MAX: none */
+	struct uio_thread *thread;
+	volatile int cancel; /* signal number; 0: go on */
+	bool timed_out;
+	struct uio_event wake;       /* credit, input or cancel for this command */
+	struct uio_overlay *overlay; /* running now */
+	void *recover; /* overlay.h: where a fault or divert unwinds to; NULL: it is in libuio's own
+			  code */
+	struct uio_resource *resources;
+	struct uio_result result;
+};
+
+/** The command that the calling thread runs; NULL: none. */
+struct uio_exec *uio_exec_self(void);
+/** Call fn for each running command until it returns non-zero; returns that. */
+int uio_exec_foreach(int (*fn)(struct uio_exec *x, void *arg), void *arg);
+
+ssize_t uio_exec_write(struct uio_exec *x, unsigned int stream, const void *buf, size_t len);
+ssize_t uio_exec_read(struct uio_exec *x, void *buf, size_t len);
+/** To standard output; any length. The number of bytes, or a negative errno. */
+int uio_exec_printf(struct uio_exec *x, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/** To standard error. */
+int uio_exec_error(struct uio_exec *x, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/** Whether to stop now: cancelled, or past the deadline. Long loops ask it. */
+bool uio_exec_stopping(const struct uio_exec *x);
+
+/** Set the result: kind, status and a message. */
+void uio_exec_result(struct uio_exec *x, enum uio_exit_kind kind, int status, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+
+void uio_exec_hold(struct uio_exec *x, struct uio_resource *r,
+		   void (*release)(struct uio_resource *r));
+/** Forget a resource that was given back by hand. */
+void uio_exec_drop(struct uio_exec *x, struct uio_resource *r);
+
+/*
+ * Builtin commands are rows of a table; run returns the exit status. They
+ * serve the console's shell and the channel's EXEC alike.
+ */
+struct uio_builtin {
+	const char *name;
+	const char *summary; /* one line, for `help` */
+	const char *usage;   /* for `help NAME` and wrong arguments */
+	int (*run)(struct uio_exec *x, int argc, char **argv);
+};
+const struct uio_builtin *uio_builtin_find(const char *name);
+
+#endif /* UIO_CORE_EXEC_H */
