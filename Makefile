@@ -11,11 +11,40 @@ BIN    := $(VENV)/bin
 BUILD  := build
 
 # Debian packages, each named by a file or command that shows that it is there: PACKAGE=PROBE.
-TEST_PACKAGES := qemu-system-x86=qemu-system-x86_64 gcc=gcc libc6-dev=/usr/include/stdio.h diod=diod \
-                 dbench=dbench fio=fio stress-ng=stress-ng
+RUN_PACKAGES  := qemu-system-x86=qemu-system-x86_64 gcc=gcc libc6-dev=/usr/include/stdio.h \
+                 musl-dev=/usr/lib/x86_64-linux-musl/libc.a
+TEST_PACKAGES := $(RUN_PACKAGES) diod=diod dbench=dbench fio=fio stress-ng=stress-ng \
+                 clang-14=clang-14 libclang-rt-14-dev=/usr/lib/llvm-14/lib/clang/14.0.6/lib/linux/libclang_rt.fuzzer-x86_64.a \
+                 g++=g++ openssl=openssl
 LINT_PACKAGES := clang-format-14=clang-format-14
 
 .DEFAULT_GOAL := help
+
+##@ See it
+.PHONY: demo
+demo: guest overlays ## boot the reference guest and run commands and overlays in it
+	@PATH="$(abspath $(BIN)):$$PATH" $(SHELL) examples/demo.sh
+
+.PHONY: guest-shell
+guest-shell: guest overlays ## boot the reference guest and attach to its console (Ctrl-] leaves and stops it)
+	@PATH="$(abspath $(BIN)):$$PATH" $(SHELL) examples/guest-shell.sh
+
+##@ Build it
+.PHONY: guest
+guest: deps-run ## the reference guest with libuio: build/refguest/APP.elf (APP=count)
+	@$(MAKE) -C refguest APP=$(APP) O=$(abspath $(BUILD))/refguest
+
+APP ?= count
+
+.PHONY: overlays
+overlays: guest venv $(BUILD)/keys/demo.pem ## the shipped overlays, built for that guest and signed with a key made here
+	@mkdir -p $(BUILD)/overlays
+	@$(BIN)/python -m overlays build --all overlays/src --output-dir $(BUILD)/overlays \
+	  --kernel $(BUILD)/refguest/$(APP).elf --key $(BUILD)/keys/demo.pem
+
+$(BUILD)/keys/demo.pem: | venv
+	@mkdir -p $(BUILD)/keys
+	@$(BIN)/python -m overlays keygen $@
 
 ##@ Check it
 .PHONY: test
@@ -68,7 +97,9 @@ endef
 $(BUILD):
 	@mkdir -p $(BUILD)
 
-.PHONY: deps-test deps-lint
+.PHONY: deps-run deps-test deps-lint
+deps-run: | $(BUILD)
+	$(call need,$(RUN_PACKAGES))
 deps-test: | $(BUILD)
 	$(call need,$(TEST_PACKAGES))
 deps-lint: | $(BUILD)
@@ -76,19 +107,25 @@ deps-lint: | $(BUILD)
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 
-.PHONY: venv-dev
-venv-dev: deps-test $(BUILD)/.venv-dev ## .venv with what tests and lint need
+.PHONY: venv venv-dev
+venv: $(BUILD)/.venv-run ## .venv with what the project needs to run
+venv-dev: $(BUILD)/.venv-dev ## .venv with what tests and lint need
 
-$(BIN)/python: | deps-test
+$(BIN)/python: | deps-run
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "make: Python 3.11 or newer is needed; say which with PYTHON=…" >&2; exit 1; }
 	@echo "make: creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
-$(BUILD)/.venv-dev: pyproject.toml | deps-test $(BIN)/python
+$(BUILD)/.venv-run: pyproject.toml | $(BIN)/python
+	@echo "make: installing Python packages"
+	@$(PIP) install -e .
+	@touch $@
+
+$(BUILD)/.venv-dev: pyproject.toml | $(BIN)/python
 	@echo "make: installing Python packages for tests"
 	@$(PIP) install -e '.[dev]'
-	@touch $@
+	@touch $@ $(BUILD)/.venv-run
 
 .PHONY: help
 help: ## this list
