@@ -8,6 +8,7 @@ answered when they are done, while later ones pass them.
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,45 +34,107 @@ def _attempt(call: Call) -> tuple[Any, Exception | None]:
         return None, raised.with_traceback(None)
 
 
+class _Pipe:
+    """Bytes from and to a stream. On a socket each costs one system call, and data lands where it stays.
+
+    trio's own calls try before they wait and go round the event loop afterwards: three system calls more per request.
+    """
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
+
+    async def receive_into(self, into: memoryview) -> int:
+        """Wait for bytes: how many came, 0 at the end of the stream."""
+        if self._socket is None:
+            piece = await self._stream.receive_some(len(into))
+            into[: len(piece)] = piece
+            return len(piece)
+        while self._socket.fileno() >= 0:
+            try:
+                await trio.lowlevel.wait_readable(self._socket)
+                return os.readv(self._socket.fileno(), [into])
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError from error
+        raise trio.ClosedResourceError
+
+    async def send(self, data: Buffer) -> None:
+        """Send all of it."""
+        if self._socket is None:
+            await self._stream.send_all(data)
+            return
+        view = memoryview(data)
+        while True:
+            try:
+                view = view[os.write(self._socket.fileno(), view) :]
+            except BlockingIOError:
+                pass
+            except OSError as error:  # EPIPE, or EBADF: closed here meanwhile
+                raise trio.BrokenResourceError from error
+            if not view:
+                return
+            await trio.lowlevel.wait_writable(self._socket)
+
+
 @dataclass
 class _Connection:
-    stream: trio.abc.Stream
+    pipe: _Pipe
     session: Session
     slots: trio.CapacityLimiter
     # Requests in threads: an event that is set when the reply has been sent.
     pending: dict[int, trio.Event] = field(default_factory=dict)
     sending: trio.Lock = field(default_factory=trio.Lock)
+    # What has been received: messages begin at 0. A thread that writes a file from it keeps it, and there is a new one.
+    room: bytearray = field(default_factory=lambda: bytearray(_RECEIVE))
+    kept: bool = False
 
     async def send(self, reply: Buffer) -> None:
-        async with self.sending:
-            await self.stream.send_all(reply)
+        if self.sending.locked():
+            async with self.sending:
+                await self.pipe.send(reply)
+            return
+        self.sending.acquire_nowait()
+        try:
+            await self.pipe.send(reply)
+        finally:
+            self.sending.release()
 
     async def run(self, nursery: trio.Nursery) -> None:
-        rest = bytearray()  # of a message that has not arrived as a whole
-        missing = 0
+        filled = 0
         while True:
-            piece = await self.stream.receive_some(max(missing, _RECEIVE))
-            if not piece:
+            got = await self.pipe.receive_into(memoryview(self.room)[filled:])
+            if not got:
                 return
-            if len(piece) < missing:
-                rest += piece
-                missing -= len(piece)
-                continue
-            if rest:
-                rest += piece
-                piece = rest
-            start, missing = await self.requests(memoryview(piece), nursery)
-            rest = bytearray(memoryview(piece)[start:])
+            filled += got
+            start, wanted = await self.requests(filled, nursery)
+            rest = memoryview(self.room)[start:filled]
+            filled -= start
+            if start or wanted > len(self.room):
+                self.room = self.renewed(rest, wanted)
 
-    async def requests(self, data: memoryview, nursery: trio.Nursery) -> tuple[int, int]:
-        # All whole messages of the data: how many bytes they are, and how many the one behind them lacks.
+    def renewed(self, rest: memoryview, wanted: int) -> bytearray:
+        # The same room, if nobody else holds on to it and the message fits.
+        if self.kept or wanted > len(self.room):
+            self.kept = False
+            room = bytearray(max(wanted, _RECEIVE))
+            room[: len(rest)] = rest
+            return room
+        if rest:
+            self.room[: len(rest)] = bytes(rest)
+        return self.room
+
+    async def requests(self, filled: int, nursery: trio.Nursery) -> tuple[int, int]:
+        # All whole messages: where they end, and the size of the one behind them (0 where it is not known).
+        data = memoryview(self.room)[:filled]
         start = 0
-        while len(data) - start >= HEADER.size:
+        while filled - start >= HEADER.size:
             size, number, tag = HEADER.unpack_from(data, start)
             if not HEADER.size <= size <= self.session.msize:
                 raise ProtocolError(f"a message of {size} bytes; msize is {self.session.msize}")
-            if len(data) - start < size:
-                return start, size - (len(data) - start)
+            if filled - start < size:
+                return start, size
             await self.request(number, tag, data[start + HEADER.size : start + size], nursery)
             start += size
         return start, 0
@@ -95,6 +158,7 @@ class _Connection:
         if isinstance(outcome, Later):
             while len(self.pending) >= self.session.limits.in_flight:
                 await next(iter(self.pending.values())).wait()
+            self.kept = self.kept or outcome.keeps_body
             self.pending[tag] = trio.Event()
             nursery.start_soon(self.wait_for, tag, outcome)
         else:
@@ -128,7 +192,7 @@ async def serve_stream(
     """
     limits = limits or Limits()
     session = Session(root, limits, stats if stats is not None else Stats())
-    connection = _Connection(stream, session, trio.CapacityLimiter(limits.in_flight))
+    connection = _Connection(_Pipe(stream), session, trio.CapacityLimiter(limits.in_flight))
     wrong: ProtocolError | None = None
     try:
         async with trio.open_nursery() as nursery:

@@ -63,12 +63,16 @@ class Data:
 
 
 class Later:
-    """A request that has to wait: run `call` in a thread, then `resume` here."""
+    """A request that has to wait: run `call` in a thread, then `resume` here.
 
-    __slots__ = ("_request", "call")
+    :ivar keeps_body: the call reads the request's body, which must stay as it is until then.
+    """
+
+    __slots__ = ("_request", "call", "keeps_body")
 
     def __init__(self, call: Call, request: _Request) -> None:
         self.call = call
+        self.keeps_body = request.message.name == "Twrite"
         self._request = request
 
     def resume(self, value: Any, error: Exception | None) -> Buffer | Later:
@@ -132,7 +136,7 @@ class Session:
         self.xattrs = 0
 
     def handle(self, number: int, tag: int, body: Buffer) -> Buffer | Later:
-        """Carry out one request. `body` is not used any more when this returns.
+        """Carry out one request. `body` is not used any more when this returns, unless a `Later` says so.
 
         :return: the whole reply, valid until the next call of `handle`, or a `Later` that leads to it.
         :raise ProtocolError: the bytes are no request; the connection should be closed.
@@ -356,7 +360,7 @@ class Session:
         file = self.opened(fid)
         done = file.write_now(data, offset)
         if done is None:
-            done = yield None, partial(file.write, bytes(data), offset)
+            done = yield None, partial(file.write, data, offset)
         self.stats.write_bytes += done
         return (done,)
 
