@@ -210,6 +210,7 @@ MESSAGES = (
     _row(100, "Tversion", msize=u32, version=name),
     _row(101, "Rversion", msize=u32, version=name),
     _row(102, "Tauth", 1, afid=u32, uname=name, aname=name, n_uname=u32),
+    _row(103, "Rauth", aqid=qid),
     _row(104, "Tattach", 1, fid=u32, afid=u32, uname=name, aname=name, n_uname=u32),
     _row(105, "Rattach", qid=qid),
     _row(108, "Tflush", oldtag=u16),

@@ -16,6 +16,7 @@ from conftest import Connect
 from ninep_client import Client, Rlerror
 
 from ninep_server import Limits, Policy
+from ninep_server.reference import reference
 
 RDWR_CREAT = os.O_RDWR | os.O_CREAT
 
@@ -291,3 +292,8 @@ async def test_getattr_gives_the_inode_s_generation_if_there_is_one(
     assert fields[18] == (expected or 0)
     fields = await client.call("Tgetattr", 1, 0x7FF)
     assert not fields[0] & 0x1000
+
+
+def test_the_reference_is_that_of_the_table() -> None:
+    page = Path(__file__).parents[2] / "docs" / "ninep-messages.md"
+    assert page.read_text() == reference()
