@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`python -m ninep_server.reference`: docs/ninep-messages.md, from the table of messages and the session's docstrings."""
+"""`python -m ninep_server.reference`: docs/ninep-messages.md, made from the table of messages and docstrings."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _HEAD = """\
 
 Made by `python -m ninep_server.reference` from the table in `ninep_server/messages.py`.
 
-Each message is `size[4] type[1] tag[2]` and its fields. Integers are little-endian; `[4]` is a length in bytes, `[s]` a
-string (u16 length, then bytes), `[n s]` a u16 count of strings, `[13]` a qid (type u8, version u32, path u64), `[n 13]` a u16
-count of qids, `[n]` a u32 length and that many bytes. Any request may be answered by Rlerror. Fields in parentheses may be
-missing.
+Each message is `size[4] type[1] tag[2]` and its fields. Integers are little-endian; `[4]` is a length in bytes,
+`[s]` a string (u16 length, then bytes), `[n s]` a u16 count of strings, `[13]` a qid (type u8, version u32, path u64),
+`[n 13]` a u16 count of qids, `[n]` a u32 length and that many bytes. Any request may be answered by Rlerror. Fields in
+parentheses may be missing.
 
 | request | fields | reply | meaning |
 |---|---|---|---|
