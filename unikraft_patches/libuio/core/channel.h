@@ -29,6 +29,25 @@ int uio_channel_symq(const uint8_t hash[32], const char *const *names, unsigned 
 /** Tell the host that an image is no longer resident (GONE). */
 void uio_channel_gone(const uint8_t hash[32]);
 
+/** Whether a host is there and has said SYNC. */
+bool uio_channel_synced(void);
+
+/**
+ * The part of the arena whose addresses the host assigns to pushed images, as
+ * HELLO tells it; the rest is for what the guest pulls.
+ */
+void uio_channel_push_window(uintptr_t *base, size_t *size);
+
+/** What HELLO says of uIO's features (docs/protocol.md). overlay code adds its own at start. */
+#define UIO_FEATURE_PKU       (1u << 0)
+#define UIO_FEATURE_PKS       (1u << 1)
+#define UIO_FEATURE_BPF       (1u << 2)
+#define UIO_FEATURE_SIGNATURE (1u << 3)
+#define UIO_FEATURE_PREEMPT   (1u << 4)
+#define UIO_FEATURE_FAIL_STOP (1u << 5)
+#define UIO_FEATURE_WX        (1u << 6)
+void uio_channel_feature(uint64_t bits);
+
 /** A LOG frame, level as syslog; also kept for `dmesg`. Rate-limited. */
 void uio_log(int level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

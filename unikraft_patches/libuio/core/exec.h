@@ -39,6 +39,8 @@ struct uio_result {
 
 struct uio_exec;
 
+struct uio_overlay;
+
 /* Where the streams of a command lead. All may block and all end early, with -EINTR, when it is
  * cancelled. */
 struct uio_exec_io {
@@ -53,8 +55,6 @@ struct uio_resource {
 	struct uio_resource *next;
 	void (*release)(struct uio_resource *r);
 };
-
-struct uio_overlay;
 
 struct uio_exec {
 	struct uio_exec *next; /* of all commands */
@@ -76,7 +76,52 @@ struct uio_exec {
 			  code */
 	struct uio_resource *resources;
 	struct uio_result result;
+	/* exec.c's own */
+	unsigned int number; /* what `ps` and `kill` call it */
+	bool has_result;
+	int (*body)(struct uio_exec *x);
+	void (*finish)(struct uio_exec *x);
+	uint64_t end_ns;
+	uint64_t stop_ns; /* from when overlay code is stopped by force; UINT64_MAX: never */
+	char *out;        /* what uio_exec_printf() has gathered */
+	size_t out_len;
 };
+
+/* A command to start. Arguments and environment are copied. */
+struct uio_exec_spec {
+	const struct uio_exec_io *io;
+	void *io_data;
+	uint32_t id;
+	int argc;
+	char *const *argv;
+	int envc;
+	char *const *envp;
+	bool tty;
+	uint16_t rows, columns;
+	uint32_t timeout_ms;
+	/** What it does; returns the exit status. NULL: what argv[0] names, a builtin or an
+	 * overlay. */
+	int (*body)(struct uio_exec *x);
+	/** Last call in the command's thread, when everything is given back; x is freed after it.
+	 */
+	void (*finish)(struct uio_exec *x);
+};
+
+#define UIO_EXEC_MAX 24 /* commands at once */
+
+/** Start a command in a thread of its own. 0, -ENOMEM, -EAGAIN (too many). */
+int uio_exec_spawn(const struct uio_exec_spec *spec, struct uio_exec **out);
+/**
+ * Ask a command to end: blocking calls return -EINTR at once. Overlay code is
+ * stopped by force, at once with signal 9 and after a moment otherwise.
+ */
+void uio_exec_cancel(struct uio_exec *x, int signal);
+/** Keep deadlines; called by the context. Returns when to be called again, UINT64_MAX: never. */
+uint64_t uio_exec_tick(uint64_t now_ns);
+/** Run what argv[0] names: a builtin or an overlay, which is pulled. Sets the result. */
+int uio_exec_run_named(struct uio_exec *x);
+/** Run an overlay under its manifest's time limit. Sets the result; gives its status. */
+int uio_exec_run_overlay(struct uio_exec *x, struct uio_overlay *o);
 
 /** The command that the calling thread runs; NULL: none. */
 struct uio_exec *uio_exec_self(void);
@@ -85,8 +130,14 @@ int uio_exec_foreach(int (*fn)(struct uio_exec *x, void *arg), void *arg);
 
 ssize_t uio_exec_write(struct uio_exec *x, unsigned int stream, const void *buf, size_t len);
 ssize_t uio_exec_read(struct uio_exec *x, void *buf, size_t len);
-/** To standard output; any length. The number of bytes, or a negative errno. */
+/**
+ * To standard output; any length. The number of bytes, or a negative errno. A
+ * builtin's output is gathered and goes out in large pieces: before anything
+ * else is written or read, at its end, and with uio_exec_flush(). An overlay's
+ * goes out at once.
+ */
 int uio_exec_printf(struct uio_exec *x, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+int uio_exec_flush(struct uio_exec *x);
 /** To standard error. */
 int uio_exec_error(struct uio_exec *x, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /** Whether to stop now: cancelled, or past the deadline. Long loops ask it. */
@@ -111,6 +162,13 @@ struct uio_builtin {
 	const char *usage;   /* for `help NAME` and wrong arguments */
 	int (*run)(struct uio_exec *x, int argc, char **argv);
 };
+/* Tables end with a row without a name. The last is bpf's, where it is built in. */
+extern const struct uio_builtin uio_builtins_file[], uio_builtins_system[], uio_builtins_overlay[];
+extern const struct uio_builtin uio_builtins_bpf[] __attribute__((weak));
 const struct uio_builtin *uio_builtin_find(const char *name);
+/** Call fn for each builtin, table by table. */
+void uio_builtin_foreach(void (*fn)(const struct uio_builtin *b, void *arg), void *arg);
+/** Print how it is used to standard error; returns 2. */
+int uio_builtin_usage(struct uio_exec *x, const struct uio_builtin *b);
 
 #endif /* UIO_CORE_EXEC_H */

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The context: the one thread of libuio that always lives (start.c). It waits
+ * for its one event, then lets the host ports, the channel, 9P, the console
+ * and the deadlines of commands look for work. Nothing it calls may block.
+ */
+#ifndef UIO_CORE_CONTEXT_H
+#define UIO_CORE_CONTEXT_H
+
+#include <uio/port.h>
+
+/** Make the context look at everything again soon. Allowed in interrupt context. */
+void uio_context_wake(void);
+/** Whether the calling thread is the context, which must not block. */
+bool uio_context_self(void);
+
+/** The console's shell (shell.c): take input, echo, start commands. Returns when to come back. */
+uint64_t uio_console_poll(uint64_t now_ns);
+
+/** Print the log's ring, oldest first (log.c). */
+void uio_log_read(void (*fn)(void *arg, const char *text, size_t len), void *arg);
+
+#endif /* UIO_CORE_CONTEXT_H */
