@@ -51,4 +51,7 @@ void uio_channel_feature(uint64_t bits);
 /** A LOG frame, level as syslog; also kept for `dmesg`. Rate-limited. */
 void uio_log(int level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/** One line of the log as a LOG frame, if the rate allows it (log.c calls it). */
+void uio_channel_log(int level, const char *text, size_t len);
+
 #endif /* UIO_CORE_CHANNEL_H */

@@ -48,4 +48,10 @@ ssize_t uio_hostport_read(enum uio_hostport port, void *buf, size_t len);
 int uio_hostport_send(enum uio_hostport port, const struct uio_sg *pieces, unsigned int n,
 		      bool wait);
 
+/**
+ * Block until the port may have room again; there may be none, then wait
+ * again. 0, -ENOTCONN when the host has closed the port.
+ */
+int uio_hostport_wait(enum uio_hostport port);
+
 #endif /* UIO_CORE_HOSTPORT_H */

@@ -1,0 +1,684 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The session with the host over org.uio.channel: finding SYNC, taking frames
+ * apart by a table of what is allowed, and sending. What concerns commands and
+ * images is channel_exec.c's.
+ */
+#include "channel.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#include "channel_frames.h"
+#include "context.h"
+#include "hostport.h"
+#include "overlay.h"
+
+#define RX_SIZE      4096u
+#define POLL_BUDGET  (64u * 1024) /* bytes taken in before others have their turn */
+#define SYMQ_TIMEOUT 10000000000ull
+#define LOG_PER_S    (64u * 1024)
+#define POSTED_MAX   64u /* frames of threads that find no room, GONE and LOG, then are dropped */
+#define SYNC_MAGIC   "\x00uIO\xffSYN"
+#define HELLO_MAGIC  "\x00uIO\xffHEL"
+#define SYNC_SIZE    16u
+#define HEADER_SIZE  sizeof(struct uio_frame)
+
+struct posted {
+	struct posted *next;
+	struct uio_frame frame; /* its payload follows */
+};
+
+struct query {
+	struct query *next;
+	uint32_t id;
+	unsigned int n;
+	struct uio_symbol *out;
+	struct uio_event *wake;
+	bool done;
+};
+
+static struct {
+	bool synced;
+	uint64_t nonce;
+	uint32_t session;
+	unsigned int generation; /* of the host port */
+	uint64_t features;
+	/* bytes read from the port and not yet looked at */
+	uint8_t rx[RX_SIZE];
+	size_t rx_at, rx_len;
+	/* the frame being received: while unsynchronised, a sliding window */
+	uint8_t head[HEADER_SIZE + SYNC_SIZE];
+	size_t head_len;
+	struct uio_frame frame;
+	const struct kind *kind; /* NULL: between frames */
+	uint8_t *payload;
+	uint32_t got;
+	/* to be sent by the context */
+	struct posted *posted, **posted_end;
+	unsigned int posted_count;
+	struct query *queries;
+	uint32_t next_query;
+	/* LOG: token bucket */
+	uint64_t log_ns;
+	uint32_t log_tokens, log_dropped;
+} ch = {.posted_end = &ch.posted};
+
+uint32_t uio_channel_session(void)
+{
+	return ch.session;
+}
+
+bool uio_channel_synced(void)
+{
+	return ch.synced;
+}
+
+void uio_channel_feature(uint64_t bits)
+{
+	ch.features |= bits;
+}
+
+void uio_channel_push_window(uintptr_t *base, size_t *size)
+{
+	uintptr_t arena;
+	size_t arena_size;
+
+	uio_port_arena(&arena, &arena_size);
+	size_t half = arena_size / 2 & ~(size_t)(UIO_PAGE_SIZE - 1);
+	*base = arena + half;
+	*size = (arena_size - half) & ~(size_t)(UIO_PAGE_SIZE - 1);
+}
+
+/* ---- sending ---- */
+
+static int send_frame(const struct uio_frame *f, const void *payload, bool wait)
+{
+	struct uio_sg pieces[2] = {
+		{(void *)(uintptr_t)f, HEADER_SIZE},
+		{(void *)(uintptr_t)payload, f->length},
+	};
+
+	return uio_hostport_send(UIO_HOSTPORT_CHANNEL, pieces, f->length != 0 ? 2 : 1, wait);
+}
+
+static struct uio_frame make_frame(uint8_t type, uint32_t id, uint32_t arg, size_t len)
+{
+	return (struct uio_frame){
+		.length = (uint32_t)len,
+		.magic = UIO_FRAME_MAGIC,
+		.type = type,
+		.id = id,
+		.arg = arg,
+	};
+}
+
+bool uio_channel_post(uint8_t type, uint32_t id, uint32_t arg, const void *payload, size_t len)
+{
+	struct uio_frame f = make_frame(type, id, arg, len);
+
+	if (ch.posted == NULL) {
+		int err = send_frame(&f, payload, false);
+		if (err != -EAGAIN)
+			return err >= 0;
+	}
+	struct posted *p = uio_port_alloc(sizeof(*p) + len);
+	if (p == NULL)
+		return false;
+	p->next = NULL;
+	p->frame = f;
+	if (len != 0)
+		memcpy(p + 1, payload, len);
+	*ch.posted_end = p;
+	ch.posted_end = &p->next;
+	ch.posted_count++;
+	return true;
+}
+
+static void drop_posted(void)
+{
+	while (ch.posted != NULL) {
+		struct posted *p = ch.posted;
+		ch.posted = p->next;
+		uio_port_free(p);
+	}
+	ch.posted_end = &ch.posted;
+	ch.posted_count = 0;
+}
+
+/* True when nothing waits any more. */
+static bool flush_posted(void)
+{
+	while (ch.posted != NULL) {
+		struct posted *p = ch.posted;
+		if (send_frame(&p->frame, p + 1, false) == -EAGAIN)
+			return false;
+		ch.posted = p->next;
+		if (ch.posted == NULL)
+			ch.posted_end = &ch.posted;
+		ch.posted_count--;
+		uio_port_free(p);
+	}
+	return true;
+}
+
+int uio_channel_send(uint32_t session, uint8_t type, uint32_t id, uint32_t arg, const void *payload,
+		     size_t len)
+{
+	struct uio_frame f = make_frame(type, id, arg, len);
+
+	if (session != ch.session || !ch.synced)
+		return -EPIPE;
+	int err = send_frame(&f, payload, false);
+	/* Who waited may find a new session: its frame must not get into that. */
+	while (err == -EAGAIN) {
+		err = uio_hostport_wait(UIO_HOSTPORT_CHANNEL);
+		if (err < 0)
+			return err;
+		if (session != ch.session)
+			return -EPIPE;
+		err = send_frame(&f, payload, false);
+	}
+	return err;
+}
+
+void uio_channel_gone(const uint8_t hash[32])
+{
+	if (ch.synced && ch.posted_count < POSTED_MAX)
+		uio_channel_post(UIO_FRAME_GONE, 0, 0, hash, 32);
+}
+
+void uio_channel_log(int level, const char *text, size_t len)
+{
+	if (!ch.synced)
+		return;
+
+	uint64_t now = uio_port_ns();
+	uint64_t fresh = (now - ch.log_ns) / 1000 * LOG_PER_S / 1000000;
+	if (fresh > 0) {
+		ch.log_ns = now;
+		ch.log_tokens = fresh + ch.log_tokens > LOG_PER_S ? LOG_PER_S
+								  : ch.log_tokens + (uint32_t)fresh;
+	}
+	if (ch.log_tokens < len + 64 || ch.posted != NULL) {
+		ch.log_dropped++;
+		return;
+	}
+	if (ch.log_dropped != 0) {
+		char note[64];
+		int n = snprintf(note, sizeof(note), "%u log lines were dropped",
+				 (unsigned int)ch.log_dropped);
+		ch.log_dropped = 0;
+		ch.log_tokens -= (uint32_t)n;
+		uio_channel_post(UIO_FRAME_LOG, 0, 4, note, (size_t)n);
+	}
+	ch.log_tokens -= (uint32_t)len;
+	uio_channel_post(UIO_FRAME_LOG, 0, (uint32_t)level, text, len);
+}
+
+/* ---- sessions ---- */
+
+static void end_session(void)
+{
+	ch.synced = false;
+	ch.session++;
+	uio_port_free(ch.payload);
+	ch.payload = NULL;
+	ch.kind = NULL;
+	ch.head_len = 0;
+	drop_posted();
+	uio_channel_exec_reset();
+	for (struct query *q = ch.queries; q != NULL; q = q->next)
+		uio_port_event_signal(q->wake);
+}
+
+void uio_channel_broken(const char *why)
+{
+	uio_log(4, "the host broke the channel's protocol: %s", why);
+	end_session();
+	uio_channel_post(UIO_FRAME_RESET, 0, 0, why, strlen(why));
+}
+
+struct writer {
+	uint8_t *at;
+	size_t left;
+};
+
+static void put(struct writer *w, const void *data, size_t len)
+{
+	if (len > w->left)
+		len = w->left;
+	memcpy(w->at, data, len);
+	w->at += len;
+	w->left -= len;
+}
+
+static void put_u16(struct writer *w, uint16_t v)
+{
+	put(w, &v, sizeof(v));
+}
+
+static void put_u32(struct writer *w, uint32_t v)
+{
+	put(w, &v, sizeof(v));
+}
+
+static void put_u64(struct writer *w, uint64_t v)
+{
+	put(w, &v, sizeof(v));
+}
+
+static void put_string(struct writer *w, const void *text, size_t len)
+{
+	put_u16(w, (uint16_t)len);
+	put(w, text, len);
+}
+
+static void count_builtin(const struct uio_builtin *b, void *arg)
+{
+	(void)b;
+	++*(uint16_t *)arg;
+}
+
+static void put_builtin(const struct uio_builtin *b, void *arg)
+{
+	put_string(arg, b->name, strlen(b->name));
+}
+
+static void send_hello(void)
+{
+	uint8_t payload[768];
+	struct writer w = {payload, sizeof(payload)};
+	struct uio_image image;
+	uintptr_t base;
+	size_t size;
+	uint16_t builtins = 0;
+
+	uio_port_image(&image);
+	put(&w, HELLO_MAGIC, 8);
+	put_u64(&w, ch.nonce);
+	put_u64(&w, ch.features);
+	put_u32(&w, UIO_STDIN_WINDOW);
+	put_u32(&w, UIO_CHANNEL_EXECS);
+	put_u64(&w, uio_port_ns());
+	put_u64(&w, image.base);
+	put_u64(&w, image.slide);
+	uio_port_arena(&base, &size);
+	put_u64(&w, base);
+	put_u64(&w, size);
+	uio_channel_push_window(&base, &size);
+	put_u64(&w, base);
+	put_u64(&w, size);
+	put_string(&w, image.build_id, image.build_id != NULL ? image.build_id_len : 0);
+	put_string(&w, image.kernel, strlen(image.kernel));
+	uio_builtin_foreach(count_builtin, &builtins);
+	put_u16(&w, builtins);
+	uio_builtin_foreach(put_builtin, &w);
+	uio_channel_post(UIO_FRAME_HELLO, 0, UIO_VERSION, payload, sizeof(payload) - w.left);
+}
+
+static void take_sync(uint64_t nonce)
+{
+	if (!ch.synced || nonce != ch.nonce) {
+		end_session();
+		ch.nonce = nonce;
+		ch.synced = true;
+		ch.log_tokens = LOG_PER_S;
+		ch.log_ns = uio_port_ns();
+	}
+	send_hello();
+}
+
+/* ---- what frames do, apart from commands ---- */
+
+static bool frame_sync(const struct uio_frame *f, uint8_t *payload)
+{
+	uint64_t nonce;
+
+	(void)f;
+	if (memcmp(payload, SYNC_MAGIC, 8) != 0) {
+		uio_channel_broken("SYNC without its magic");
+		return false;
+	}
+	memcpy(&nonce, payload + 8, 8);
+	take_sync(nonce);
+	return true;
+}
+
+static bool frame_ping(const struct uio_frame *f, uint8_t *payload)
+{
+	uio_channel_post(UIO_FRAME_PONG, f->id, f->arg, payload, f->length);
+	return true;
+}
+
+static bool frame_reset(const struct uio_frame *f, uint8_t *payload)
+{
+	uio_log(4, "the host has reset the channel: %.*s", (int)(f->length > 160 ? 160 : f->length),
+		payload != NULL ? (const char *)payload : "");
+	end_session();
+	return false;
+}
+
+static bool frame_symr(const struct uio_frame *f, uint8_t *payload)
+{
+	for (struct query *q = ch.queries; q != NULL; q = q->next) {
+		if (q->id != f->id || q->done)
+			continue;
+		if (f->arg != q->n || f->length != q->n * 16u) {
+			uio_channel_broken("SYMR does not fit its question");
+			return false;
+		}
+		for (unsigned int i = 0; i < q->n; i++) {
+			const uint8_t *row = payload + i * 16u;
+			memcpy(&q->out[i].address, row, 8);
+			memcpy(&q->out[i].size, row + 8, 4);
+			q->out[i].type = row[12];
+		}
+		q->done = true;
+		uio_port_event_signal(q->wake);
+		break;
+	}
+	return true; /* nobody waits for it any more */
+}
+
+struct listing {
+	struct writer w;
+	uint32_t n;
+	size_t size;
+};
+
+static int size_overlay(struct uio_overlay *o, void *arg)
+{
+	struct listing *l = arg;
+	size_t size = 32 + 8 + 4 + 4 + 4 + 2 + strlen(o->name);
+
+	if (l->size + size > UIO_FRAME_MAX)
+		return 1;
+	l->size += size;
+	l->n++;
+	return 0;
+}
+
+static int list_overlay(struct uio_overlay *o, void *arg)
+{
+	struct listing *l = arg;
+
+	if (l->n-- == 0)
+		return 1;
+	put(&l->w, o->hash, 32);
+	put_u64(&l->w, o->base);
+	put_u32(&l->w, (uint32_t)o->size);
+	put_u32(&l->w, o->uses);
+	put_u32(&l->w, (o->running != 0 ? 1u : 0u) | (o->pushed ? 2u : 0u));
+	put_string(&l->w, o->name, strlen(o->name));
+	return 0;
+}
+
+static bool frame_listq(const struct uio_frame *f, uint8_t *payload)
+{
+	struct listing l = {.n = 0};
+
+	(void)payload;
+	uio_overlay_foreach(size_overlay, &l);
+	uint8_t *reply = uio_port_alloc(l.size + 1);
+	uint32_t n = reply != NULL ? l.n : 0;
+	if (reply != NULL) {
+		l.w = (struct writer){reply, l.size};
+		uio_overlay_foreach(list_overlay, &l);
+	}
+	uio_channel_post(UIO_FRAME_LISTR, f->id, n, reply, reply != NULL ? l.size : 0);
+	uio_port_free(reply);
+	return true;
+}
+
+/* ---- the table of frames the host may send ---- */
+
+struct kind {
+	uint8_t type;
+	const char *name;
+	uint32_t min, max; /* of the payload */
+	bool (*whole)(const struct uio_frame *f, uint8_t *payload);
+	bool (*begin)(const struct uio_frame *f);
+	void (*bytes)(const struct uio_frame *f, const uint8_t *bytes, size_t len);
+};
+
+static const struct kind kinds[] = {
+	{UIO_FRAME_SYNC, "SYNC", SYNC_SIZE, SYNC_SIZE, frame_sync, NULL, NULL},
+	{UIO_FRAME_PING, "PING", 0, UIO_FRAME_MAX, frame_ping, NULL, NULL},
+	{UIO_FRAME_RESET, "RESET", 0, UIO_FRAME_MAX, frame_reset, NULL, NULL},
+	{UIO_FRAME_EXEC, "EXEC", 52, UIO_FRAME_MAX, uio_frame_exec, NULL, NULL},
+	{UIO_FRAME_IMAGE, "IMAGE", 1, UIO_FRAME_MAX, NULL, uio_frame_image_begin,
+	 uio_frame_image_bytes},
+	{UIO_FRAME_CANCEL, "CANCEL", 0, 0, uio_frame_cancel, NULL, NULL},
+	{UIO_FRAME_WINSIZE, "WINSIZE", 0, 0, uio_frame_winsize, NULL, NULL},
+	{UIO_FRAME_DATA, "DATA", 0, UIO_FRAME_MAX, NULL, uio_frame_data_begin,
+	 uio_frame_data_bytes},
+	{UIO_FRAME_CREDIT, "CREDIT", 4, 4, uio_frame_credit, NULL, NULL},
+	{UIO_FRAME_SYMR, "SYMR", 0, UIO_FRAME_MAX, frame_symr, NULL, NULL},
+	{UIO_FRAME_LISTQ, "LISTQ", 0, 0, frame_listq, NULL, NULL},
+	{UIO_FRAME_UNLOAD, "UNLOAD", 32, 32, uio_frame_unload, NULL, NULL},
+};
+
+static const struct kind *find_kind(uint8_t type)
+{
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		if (kinds[i].type == type)
+			return &kinds[i];
+	return NULL;
+}
+
+static bool broken(const char *what, const struct uio_frame *f)
+{
+	char why[96];
+
+	snprintf(why, sizeof(why), "%s: type 0x%02x, length %u, id %u", what, f->type,
+		 (unsigned int)f->length, (unsigned int)f->id);
+	uio_channel_broken(why);
+	return false;
+}
+
+/* ---- receiving ---- */
+
+/* Could these bytes be the beginning of a SYNC? */
+static bool sync_prefix(const uint8_t *p, size_t len)
+{
+	static const uint8_t pattern[] = "\x10\0\0\0\x75\x49\x01\0\0\0\0\0....\0uIO\xffSYN";
+
+	for (size_t i = 0; i < len && i < sizeof(pattern) - 1; i++)
+		if (p[i] != pattern[i] && (i < 12 || i >= 16))
+			return false;
+	return true;
+}
+
+/* Unsynchronised: look for SYNC. Takes bytes one by one; how many. */
+static size_t scan(const uint8_t *bytes, size_t len)
+{
+	for (size_t i = 0; i < len; i++) {
+		ch.head[ch.head_len++] = bytes[i];
+		while (!sync_prefix(ch.head, ch.head_len))
+			memmove(ch.head, ch.head + 1, --ch.head_len);
+		if (ch.head_len == sizeof(ch.head)) {
+			uint64_t nonce;
+			memcpy(&nonce, ch.head + HEADER_SIZE + 8, 8);
+			ch.head_len = 0;
+			take_sync(nonce);
+			return i + 1;
+		}
+	}
+	return len;
+}
+
+static bool begin_frame(void)
+{
+	struct uio_frame *f = &ch.frame;
+
+	memcpy(f, ch.head, HEADER_SIZE);
+	ch.head_len = 0;
+	if (f->magic != UIO_FRAME_MAGIC)
+		return broken("wrong magic", f);
+	const struct kind *kind = find_kind(f->type);
+	if (kind == NULL)
+		return broken("unknown frame", f);
+	if (f->flags != 0)
+		return broken("unknown flags", f);
+	if (f->length < kind->min || f->length > kind->max)
+		return broken("wrong length", f);
+	if (kind->begin != NULL && !kind->begin(f))
+		return false;
+	if (kind->whole != NULL && f->length != 0) {
+		ch.payload = uio_port_alloc(f->length);
+		if (ch.payload == NULL)
+			return broken("no memory for a frame", f);
+	}
+	ch.kind = kind;
+	ch.got = 0;
+	return true;
+}
+
+static void finish_frame(void)
+{
+	const struct kind *kind = ch.kind;
+	uint8_t *payload = ch.payload;
+
+	ch.kind = NULL;
+	ch.payload = NULL;
+	if (kind->whole != NULL)
+		kind->whole(&ch.frame, payload);
+	uio_port_free(payload);
+}
+
+/* Take bytes up to the end of at most one frame; how many. */
+static size_t consume(const uint8_t *bytes, size_t len)
+{
+	size_t used = 0;
+
+	if (!ch.synced)
+		return scan(bytes, len);
+	if (ch.kind == NULL) {
+		used = HEADER_SIZE - ch.head_len < len ? HEADER_SIZE - ch.head_len : len;
+		memcpy(ch.head + ch.head_len, bytes, used);
+		ch.head_len += used;
+		if (ch.head_len < HEADER_SIZE || !begin_frame())
+			return used;
+	}
+	size_t n = ch.frame.length - ch.got < len - used ? ch.frame.length - ch.got : len - used;
+	if (ch.payload != NULL)
+		memcpy(ch.payload + ch.got, bytes + used, n);
+	else if (n != 0)
+		ch.kind->bytes(&ch.frame, bytes + used, n);
+	ch.got += (uint32_t)n;
+	if (ch.got == ch.frame.length)
+		finish_frame();
+	return used + n;
+}
+
+void uio_channel_poll(void)
+{
+	size_t budget = POLL_BUDGET;
+
+	for (;;) {
+		/* A new peer knows nothing of what the old one was in the middle of. */
+		unsigned int generation = uio_hostport_generation(UIO_HOSTPORT_CHANNEL);
+		bool connected = uio_hostport_connected(UIO_HOSTPORT_CHANNEL);
+		if (generation != ch.generation || (!connected && ch.synced)) {
+			ch.generation = generation;
+			ch.rx_at = ch.rx_len = 0;
+			end_session();
+		}
+		if (!flush_posted())
+			return;
+		if (ch.rx_at == ch.rx_len) {
+			ssize_t n = uio_hostport_read(UIO_HOSTPORT_CHANNEL, ch.rx, sizeof(ch.rx));
+			if (n <= 0)
+				return;
+			ch.rx_at = 0;
+			ch.rx_len = (size_t)n;
+			if (generation != uio_hostport_generation(UIO_HOSTPORT_CHANNEL)) {
+				ch.generation = uio_hostport_generation(UIO_HOSTPORT_CHANNEL);
+				end_session();
+			}
+		}
+		size_t used = consume(ch.rx + ch.rx_at, ch.rx_len - ch.rx_at);
+		ch.rx_at += used;
+		if (used >= budget) {
+			uio_context_wake();
+			return;
+		}
+		budget -= used;
+	}
+}
+
+/* ---- questions to the host ---- */
+
+static int ask(struct query *q, const uint8_t *request, size_t len)
+{
+	struct uio_exec *x = uio_exec_self();
+	struct uio_event own;
+	uint32_t session = ch.session;
+	uint64_t limit = uio_port_ns() + SYMQ_TIMEOUT;
+
+	if (!ch.synced)
+		return -ENOTCONN;
+	if (x == NULL)
+		uio_port_event_init(&own);
+	q->wake = x != NULL ? &x->wake : &own;
+	q->id = ++ch.next_query;
+	q->done = false;
+	q->next = ch.queries;
+	ch.queries = q;
+
+	int err = uio_channel_send(session, UIO_FRAME_SYMQ, q->id, q->n, request, len);
+	if (err == -EPIPE)
+		err = -ENOTCONN;
+	while (err >= 0 && !q->done) {
+		uint64_t now = uio_port_ns();
+		if (session != ch.session)
+			err = -ENOTCONN;
+		else if (x != NULL && x->cancel != 0)
+			err = -EINTR;
+		else if (now >= limit)
+			err = -ETIMEDOUT;
+		else
+			uio_port_event_wait(q->wake, limit - now);
+	}
+	for (struct query **p = &ch.queries; *p != NULL; p = &(*p)->next)
+		if (*p == q) {
+			*p = q->next;
+			break;
+		}
+	return err < 0 ? err : 0;
+}
+
+int uio_channel_symq(const uint8_t hash[32], const char *const *names, unsigned int n,
+		     struct uio_symbol *out)
+{
+	unsigned int done = 0;
+
+	/* One frame and its answer hold so many names; nearly always all of them. */
+	while (done < n) {
+		size_t size = 32;
+		unsigned int count = 0;
+		for (; done + count < n && count < UIO_FRAME_MAX / 16; count++) {
+			size_t len = 2 + strlen(names[done + count]);
+			if (size + len > UIO_FRAME_MAX)
+				break;
+			size += len;
+		}
+		if (count == 0)
+			return -ENAMETOOLONG;
+		uint8_t *request = uio_port_alloc(size);
+		if (request == NULL)
+			return -ENOMEM;
+		struct writer w = {request, size};
+		put(&w, hash, 32);
+		for (unsigned int i = done; i < done + count; i++)
+			put_string(&w, names[i], strlen(names[i]));
+		struct query q = {.n = count, .out = out + done};
+		int err = ask(&q, request, size);
+		uio_port_free(request);
+		if (err < 0)
+			return err;
+		done += count;
+	}
+	return 0;
+}
