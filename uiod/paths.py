@@ -57,3 +57,18 @@ class RuntimeDir:
     def port(self, name: str) -> Path:
         """A virtserialport's socket (``channel``, ``console``, ``fs``); QEMU listens."""
         return self.path / f"{name}.sock"
+
+    @property
+    def serial_log(self) -> Path:
+        """The serial port's log (with ``.1`` and ``.idx`` beside it); stays when the VM has ended."""
+        return self.path / "serial.log"
+
+    @property
+    def qemu_log(self) -> Path:
+        """QEMU's standard output and error."""
+        return self.path / "qemu.log"
+
+    @property
+    def last(self) -> Path:
+        """The last `VmInfo` of a VM that has ended (JSON)."""
+        return self.path / "last.json"
