@@ -35,12 +35,22 @@ struct uio_overlay {
 	uint32_t uses;    /* times run */
 	uint32_t running; /* commands in it now */
 	struct uio_policy policy;
-	void *private_data; /* of image.c: segments, imports, constructors */
 };
+
+/** The arena and the part of it whose addresses the host assigns (HELLO). */
+struct uio_arena {
+	uintptr_t base, push_base;
+	size_t size, push_size; /* zero: no arena, no overlays */
+};
+void uio_overlay_arena(struct uio_arena *out);
 
 struct uio_overlay *uio_overlay_find(const uint8_t hash[UIO_HASH_SIZE]);
 int uio_overlay_foreach(int (*fn)(struct uio_overlay *o, void *arg), void *arg);
-/** 0, -ENOENT, -EBUSY. Runs destructors, gives every page back, sends GONE. */
+/**
+ * Run destructors, give every page back, send GONE. 0, -ENOENT, -EBUSY while
+ * a command is in it. Blocks a command's thread until that is done; in the
+ * context, which must not block, a thread of its own does it afterwards.
+ */
 int uio_overlay_unload(const uint8_t hash[UIO_HASH_SIZE]);
 
 /**
@@ -68,10 +78,12 @@ void uio_push_abort(struct uio_push *p);
 void uio_overlay_run(struct uio_overlay *o, struct uio_exec *x);
 
 /**
- * End the overlay code that x runs, now (CANCEL 9, deadline): the thread is
- * diverted to the end of uio_overlay_run(). 0; -EAGAIN when it is inside
- * libuio or the kernel at this moment and will notice x->cancel itself;
- * called again by the context until it works.
+ * End the overlay code that x runs, now: the thread is diverted to the end of
+ * uio_overlay_run(). The context calls it, after x->cancel is set and x->wake
+ * signalled, for every signal and for a deadline that has passed. 0: it ends,
+ * or is left to end itself (a signal below 9, and the overlay has asked
+ * uio_interrupted()). -EAGAIN: it is inside libuio or the kernel at this
+ * moment, where it notices x->cancel itself; call again a little later.
  */
 int uio_overlay_stop(struct uio_exec *x);
 
