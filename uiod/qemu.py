@@ -36,6 +36,11 @@ def _socket(id: str, path: Path) -> str:
     return f"socket,id={id},path={_quoted(path)},server=on,wait=off"
 
 
+def cpu(accel: str) -> str:
+    """The CPU model: all that is there."""
+    return "host" if accel == "kvm" else "max"
+
+
 def sandbox(config: Config) -> str:
     """QEMU's seccomp filter: nothing that a device model needs, unless the bridge helper must be started."""
     helper = any(net.kind == "bridge" for net in config.net)
@@ -68,7 +73,7 @@ def options(config: Config, run: RuntimeDir, accel: str) -> Iterator[tuple[str, 
     yield "-sandbox", sandbox(config)
     yield "-machine", vm.machine
     yield "-accel", accel
-    yield "-cpu", "host" if accel == "kvm" else "max"
+    yield "-cpu", cpu(accel)
     yield "-smp", str(vm.cpus)
     yield "-m", f"{-(-vm.memory // (1 << 20))}M"
     yield "-display", "none"
