@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Threads: those of libuio are ordinary threads of Unikraft's scheduler with
+ * the C library's thread-local data, on stacks of our own that have a guard
+ * page. A thread of ours is only ever taken off the CPU at a place where it
+ * may be diverted, except inside calls into the kernel.
+ */
+#include <errno.h>
+#include <string.h>
+#include <uk/alloc.h>
+#include <uk/plat/time.h>
+#include <uk/sched.h>
+#include <uk/sched_impl.h>
+#include <uk/thread.h>
+
+#include "thread.h"
+
+#define AUX_STACK_SIZE (2 * UIO_PAGE_SIZE)
+
+static struct uio_thread *threads; /* of libuio */
+static unsigned int n_threads;
+
+/* Every thread gets a number; it lives in the thread's own data. */
+static __uk_tls unsigned int thread_id;
+static unsigned int last_id;
+
+static int number_thread(struct uk_thread *child, struct uk_thread *parent __unused)
+{
+	uk_thread_uktls_var(child, thread_id) = ++last_id;
+	return 0;
+}
+UK_THREAD_INIT_PRIO_FLAGS(number_thread, 0x0, UK_PRIO_LATEST, UK_THREAD_INITF_UKTLS);
+
+/* An allocator of stacks alone, in the form the scheduler wants. */
+static void *stack_memalign(struct uk_alloc *a __unused, __sz align __unused, __sz size)
+{
+	return uio_memory_stack_alloc(size);
+}
+
+static void stack_free(struct uk_alloc *a __unused, void *ptr)
+{
+	uio_memory_stack_free(ptr);
+}
+
+static struct uk_alloc stacks = {
+	.memalign = stack_memalign,
+	.free = stack_free,
+};
+
+static void release(struct uk_thread *t)
+{
+	uio_port_free(t->priv);
+}
+
+struct uio_thread *uio_thread_of(const struct uk_thread *t)
+{
+	return t->dtor == release ? t->priv : NULL;
+}
+
+static __noreturn void run(void *arg)
+{
+	struct uio_thread *self = arg;
+	struct uio_thread **link = &threads;
+
+	self->fn(self->arg);
+
+	while (*link != self)
+		link = &(*link)->next;
+	*link = self->next;
+	uio_preempt_threads(--n_threads);
+	uk_sched_thread_exit();
+}
+
+int uio_port_thread_create(struct uio_thread **out, const char *name, void (*fn)(void *arg),
+			   void *arg, size_t stack)
+{
+	struct uk_sched *sched = uk_sched_current();
+	struct uio_thread *self;
+
+	/* Unikraft collects ended threads when it is idle, which it may never be. */
+	uk_sched_thread_gc(sched);
+
+	self = uio_port_alloc(sizeof(*self));
+	if (!self)
+		return -ENOMEM;
+	memset(self, 0, sizeof(*self));
+	strlcpy(self->name, name, sizeof(self->name));
+	self->fn = fn;
+	self->arg = arg;
+	self->stack_size = (stack + UIO_PAGE_SIZE - 1) & ~(size_t)(UIO_PAGE_SIZE - 1);
+	self->uk = uk_thread_create_fn1(sched->a, run, self, &stacks, self->stack_size,
+					sched->a_auxstack, AUX_STACK_SIZE, sched->a_uktls, false,
+					self->name, self, release);
+	if (!self->uk) {
+		uio_port_free(self);
+		return -ENOMEM;
+	}
+	if (uk_sched_thread_add(sched, self->uk) < 0) {
+		uk_thread_release(self->uk); /* frees self, too */
+		return -ENOMEM;
+	}
+	self->next = threads;
+	threads = self;
+	uio_preempt_threads(++n_threads);
+	*out = self;
+	return 0;
+}
+
+struct uio_thread *uio_port_thread_self(void)
+{
+	return uio_thread_of(uk_thread_current());
+}
+
+int uio_port_thread_divert(struct uio_thread *t, void (*fn)(void *arg), void *arg)
+{
+	unsigned long flags;
+
+	if (t->uk == uk_thread_current() || !t->divertible)
+		return -EAGAIN;
+	flags = ukplat_lcpu_save_irqf();
+	uio_event_forget(&t->wait);
+	t->divertible = false;
+	/* Below all that is on its stack: fn unwinds to a frame further up. */
+	ukarch_ctx_init_entry1(&t->uk->ctx, (t->uk->ctx.sp - UIO_PAGE_SIZE / 16) & ~(uintptr_t)15,
+			       0, (ukarch_ctx_entry1)(uintptr_t)fn, (long)arg);
+	uk_thread_wake(t->uk);
+	ukplat_lcpu_restore_irqf(flags);
+	return 0;
+}
+
+/** Give the CPU away, at a point where a thread of ours may be diverted. */
+static void yield_from(struct uio_thread *self)
+{
+	if (self)
+		self->divertible = true;
+	uk_sched_yield();
+	if (self)
+		self->divertible = false;
+}
+
+void uio_port_yield(void)
+{
+	yield_from(uio_port_thread_self());
+}
+
+void uio_thread_preempted(void)
+{
+	yield_from(uio_port_thread_self());
+}
+
+/* Unikraft's idle thread may oversleep by 55 ms when the time has come while it programs the timer.
+ */
+#define SHORT_SLEEP_NS 50000u
+
+void uio_port_sleep(uint64_t ns)
+{
+	if (ns < SHORT_SLEEP_NS) {
+		uint64_t until = uio_port_ns() + ns;
+
+		do
+			uio_port_yield();
+		while (uio_port_ns() < until);
+		return;
+	}
+	uk_thread_block_timeout(uk_thread_current(), ns);
+	yield_from(uio_port_thread_self());
+}
+
+void uio_thread_block(struct uio_thread *self, uint64_t deadline)
+{
+	if (self)
+		self->divertible = true;
+	uk_thread_block_until(uk_thread_current(), (__snsec)deadline);
+}
+
+int uio_port_thread_foreach(int (*fn)(const struct uio_thread_info *, void *), void *arg)
+{
+	struct uk_sched *sched = uk_sched_current();
+	struct uk_thread *t, *next;
+	int rc;
+
+	UK_TAILQ_FOREACH_SAFE(t, &sched->thread_list, thread_list, next)
+	{
+		const struct uio_thread *ours = uio_thread_of(t);
+		struct uio_thread_info info = {
+			.name = t->name ? t->name : "",
+			.id = t->flags & UK_THREADF_UKTLS ? uk_thread_uktls_var(t, thread_id) : 0,
+			.state = t == uk_thread_current()   ? 'R'
+				 : uk_thread_is_runnable(t) ? 'r'
+							    : 'S',
+			.ours = ours != NULL,
+			.cpu_ns = t->exec_time,
+			.stack_size = ours ? ours->stack_size : 0,
+		};
+
+		rc = fn(&info, arg);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Threads of libuio as thread.c and event.c see them.
+ */
+#ifndef UIO_PORT_UNIKRAFT_THREAD_H
+#define UIO_PORT_UNIKRAFT_THREAD_H
+
+#include <uk/thread.h>
+
+#include "unikraft.h"
+
+struct event;
+
+/* A thread's place in an event's list of waiters. */
+struct waiter {
+	struct waiter *next;
+	struct uk_thread *thread;
+	struct event *event; /* NULL: in no list */
+};
+
+/* What a struct uio_event is. */
+struct event {
+	volatile bool signalled;
+	struct waiter *first;
+};
+_Static_assert(sizeof(struct event) <= sizeof(struct uio_event), "fits");
+
+struct uio_thread {
+	struct uio_thread *next;
+	struct uk_thread *uk;
+	void (*fn)(void *arg);
+	void *arg;
+	size_t stack_size;
+	volatile bool divertible; /* off the CPU in our own code, or preempted */
+	struct waiter wait;
+	char name[32];
+};
+
+/** The thread of libuio that t is, or NULL. */
+struct uio_thread *uio_thread_of(const struct uk_thread *t);
+
+/** Block the calling thread until it is woken or the deadline (0: none); yield afterwards. */
+void uio_thread_block(struct uio_thread *self, uint64_t deadline);
+
+/** Take a waiter out of its event's list; with interrupts off. */
+void uio_event_forget(struct waiter *w);
+
+#endif /* UIO_PORT_UNIKRAFT_THREAD_H */
