@@ -79,17 +79,6 @@ void uio_channel_feature(uint64_t bits)
 	ch.features |= bits;
 }
 
-void uio_channel_push_window(uintptr_t *base, size_t *size)
-{
-	uintptr_t arena;
-	size_t arena_size;
-
-	uio_port_arena(&arena, &arena_size);
-	size_t half = arena_size / 2 & ~(size_t)(UIO_PAGE_SIZE - 1);
-	*base = arena + half;
-	*size = (arena_size - half) & ~(size_t)(UIO_PAGE_SIZE - 1);
-}
-
 /* ---- sending ---- */
 
 static int send_frame(const struct uio_frame *f, const void *payload, bool wait)
@@ -290,8 +279,7 @@ static void send_hello(void)
 	uint8_t payload[768];
 	struct writer w = {payload, sizeof(payload)};
 	struct uio_image image;
-	uintptr_t base;
-	size_t size;
+	struct uio_arena arena;
 	uint16_t builtins = 0;
 
 	uio_port_image(&image);
@@ -303,12 +291,11 @@ static void send_hello(void)
 	put_u64(&w, uio_port_ns());
 	put_u64(&w, image.base);
 	put_u64(&w, image.slide);
-	uio_port_arena(&base, &size);
-	put_u64(&w, base);
-	put_u64(&w, size);
-	uio_channel_push_window(&base, &size);
-	put_u64(&w, base);
-	put_u64(&w, size);
+	uio_overlay_arena(&arena);
+	put_u64(&w, arena.base);
+	put_u64(&w, arena.size);
+	put_u64(&w, arena.push_base);
+	put_u64(&w, arena.push_size);
 	put_string(&w, image.build_id, image.build_id != NULL ? image.build_id_len : 0);
 	put_string(&w, image.kernel, strlen(image.kernel));
 	uio_builtin_foreach(count_builtin, &builtins);
@@ -526,7 +513,7 @@ static bool begin_frame(void)
 	if (kind->begin != NULL && !kind->begin(f))
 		return false;
 	if (kind->whole != NULL && f->length != 0) {
-		ch.payload = uio_port_alloc(f->length);
+		ch.payload = uio_port_alloc(f->length + 1); /* room for a NUL */
 		if (ch.payload == NULL)
 			return broken("no memory for a frame", f);
 	}

@@ -32,12 +32,6 @@ void uio_channel_gone(const uint8_t hash[32]);
 /** Whether a host is there and has said SYNC. */
 bool uio_channel_synced(void);
 
-/**
- * The part of the arena whose addresses the host assigns to pushed images, as
- * HELLO tells it; the rest is for what the guest pulls.
- */
-void uio_channel_push_window(uintptr_t *base, size_t *size);
-
 /** What HELLO says of uIO's features (docs/protocol.md). overlay code adds its own at start. */
 #define UIO_FEATURE_PKU       (1u << 0)
 #define UIO_FEATURE_PKS       (1u << 1)

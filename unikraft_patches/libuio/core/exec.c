@@ -15,10 +15,9 @@
 #include "context.h"
 #include "overlay.h"
 
-#define EXEC_STACK      (24u * 1024)
-#define OUT_SIZE        1024u
-#define INTERRUPT_GRACE 500000000ull /* an overlay may clean up after signal 2 for so long */
-#define STOP_RETRY      1000000ull
+#define EXEC_STACK (24u * 1024)
+#define OUT_SIZE   1024u
+#define STOP_RETRY 1000000ull
 
 static struct uio_exec *execs;
 static unsigned int exec_count, next_number = 1;
@@ -196,13 +195,9 @@ bool uio_exec_stopping(const struct uio_exec *x)
 
 void uio_exec_cancel(struct uio_exec *x, int signal)
 {
-	uint64_t now = uio_port_ns();
-	uint64_t stop = signal == 2 || signal == 13 ? now + INTERRUPT_GRACE : now;
-
-	if (x->cancel == 0)
+	if (x->cancel == 0 || signal == 9)
 		x->cancel = signal > 0 ? signal : 9;
-	if (stop < x->stop_ns)
-		x->stop_ns = stop;
+	x->stop_ns = 0;
 	uio_port_event_signal(&x->wake);
 	uio_context_wake();
 }
@@ -220,15 +215,11 @@ uint64_t uio_exec_tick(uint64_t now)
 		}
 		uint64_t next = x->timed_out ? UINT64_MAX : x->deadline_ns;
 		/* Only overlay code needs force: everything else sees x->cancel. */
-		if (x->stop_ns <= now) {
-			if (x->overlay != NULL) {
-				if (uio_overlay_stop(x) == -EAGAIN)
-					next = now + STOP_RETRY;
-				else
-					x->stop_ns = UINT64_MAX;
-			}
-		} else if (x->stop_ns < next) {
-			next = x->stop_ns;
+		if (x->stop_ns <= now && x->overlay != NULL) {
+			if (uio_overlay_stop(x) == -EAGAIN)
+				next = now + STOP_RETRY;
+			else
+				x->stop_ns = UINT64_MAX;
 		}
 		if (next < due)
 			due = next;

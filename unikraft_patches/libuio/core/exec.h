@@ -82,7 +82,7 @@ struct uio_exec {
 	int (*body)(struct uio_exec *x);
 	void (*finish)(struct uio_exec *x);
 	uint64_t end_ns;
-	uint64_t stop_ns; /* from when overlay code is stopped by force; UINT64_MAX: never */
+	uint64_t stop_ns; /* from when overlay code is to be stopped; UINT64_MAX: never */
 	char *out;        /* what uio_exec_printf() has gathered */
 	size_t out_len;
 };
@@ -112,8 +112,8 @@ struct uio_exec_spec {
 /** Start a command in a thread of its own. 0, -ENOMEM, -EAGAIN (too many). */
 int uio_exec_spawn(const struct uio_exec_spec *spec, struct uio_exec **out);
 /**
- * Ask a command to end: blocking calls return -EINTR at once. Overlay code is
- * stopped by force, at once with signal 9 and after a moment otherwise.
+ * Ask a command to end: blocking calls return -EINTR at once, and the context
+ * calls uio_overlay_stop() until it works.
  */
 void uio_exec_cancel(struct uio_exec *x, int signal);
 /** Keep deadlines; called by the context. Returns when to be called again, UINT64_MAX: never. */
@@ -168,7 +168,9 @@ extern const struct uio_builtin uio_builtins_bpf[] __attribute__((weak));
 const struct uio_builtin *uio_builtin_find(const char *name);
 /** Call fn for each builtin, table by table. */
 void uio_builtin_foreach(void (*fn)(const struct uio_builtin *b, void *arg), void *arg);
-/** Print how it is used to standard error; returns 2. */
-int uio_builtin_usage(struct uio_exec *x, const struct uio_builtin *b);
+/** Print how the builtin name is used to standard error; returns 2. */
+int uio_builtin_usage(struct uio_exec *x, const char *name);
+/** Words for a negative or positive errno. */
+const char *uio_error_text(int err);
 
 #endif /* UIO_CORE_EXEC_H */
