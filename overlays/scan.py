@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import bisect
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import capstone
 
 from overlays import encodings
-from overlays.elf import Object, Reloc, Section, Sym
+from overlays.elf import STT_FUNC, Object, Reloc, Sym
 from overlays.link import RULES
 
 _PORTS = "it talks to devices"
@@ -86,149 +85,151 @@ class Finding:
 
 def scan(data: bytes) -> list[Finding]:
     """All findings of an object without its signature, in file order; raises FormatError."""
-    obj = Object.parse(data)
-    found: dict[tuple[int, int, str], Finding] = {}
-    context = _Context(obj)
-    for section in obj.sections:
-        if not section.executable:
-            continue
-        for finding in _Sweep(context, section).findings():
-            found.setdefault((section.index, finding.offset, finding.what), finding)
-    return [found[key] for key in sorted(found)]
+    return _Scan(Object.parse(data)).run()
 
 
-class _Context:
-    """What the sections of one object share."""
+class _Scan:
+    """The disassembly of all executable sections from every place where execution may begin."""
 
     def __init__(self, obj: Object) -> None:
         self.obj = obj
-        self.starts: dict[int, set[int]] = {}
-        self.by_section: dict[int, list[Sym]] = {}
-        for symbol in obj.symbols:
-            if 0 < symbol.shndx < len(obj.sections) and obj.sections[symbol.shndx].executable:
-                self.starts.setdefault(symbol.shndx, set()).add(symbol.value)
-                if symbol.name:
-                    self.by_section.setdefault(symbol.shndx, []).append(symbol)
-        for symbols in self.by_section.values():
-            symbols.sort(key=lambda s: s.value)
-        for index, entries in obj.relocs.items():
-            code = obj.sections[index].executable
-            for reloc in entries:
-                target = obj.symbols[reloc.sym].shndx
-                if 0 < target < len(obj.sections) and obj.sections[target].executable:
-                    at = obj.symbols[reloc.sym].value + reloc.addend
-                    # A field at the end of its instruction is relative to what follows it.
-                    if code and reloc.type in RULES and RULES[reloc.type].relative:
-                        at += RULES[reloc.type].width
-                    self.starts.setdefault(target, set()).add(at)
-
-    def symbol(self, section: Section, offset: int) -> str:
-        symbols = self.by_section.get(section.index, [])
-        index = bisect.bisect_right(symbols, offset, key=lambda s: s.value) - 1
-        if index < 0:
-            return ""
-        distance = offset - symbols[index].value
-        return f"{symbols[index].name}+{distance:#x}" if distance else symbols[index].name
-
-    @cached_property
-    def lines(self) -> Any:
-        from overlays.lines import ObjectLines  # noqa: PLC0415  only when there is a finding
-
-        return ObjectLines(self.obj.data)
-
-    def finding(self, section: Section, offset: int, what: str, why: str, aligned: bool) -> Finding:
-        return Finding(
-            what,
-            why,
-            section.name,
-            offset,
-            section.offset + offset,
-            self.symbol(section, offset),
-            self.lines.find(section.index, offset),
-            aligned,
-        )
-
-
-class _Sweep:
-    """The disassembly of one section from every place where execution may begin."""
-
-    def __init__(self, context: _Context, section: Section) -> None:
-        self.context = context
-        self.section = section
-        self.code = context.obj.bytes_of(section)
-        self.relocs = sorted(context.obj.relocs.get(section.index, []), key=lambda r: r.offset)
-        self.seen: set[int] = set()
-        self.covered: list[tuple[int, int]] = []
+        self.code = {s.index: obj.bytes_of(s) for s in obj.sections if s.executable}
+        self.relocs = {
+            i: sorted(obj.relocs.get(i, ()), key=lambda r: r.offset) for i in self.code
+        }
+        self.reloc_offsets = {i: [r.offset for r in rs] for i, rs in self.relocs.items()}
+        self.seen: dict[int, set[int]] = {i: set() for i in self.code}
+        self.findings: dict[tuple[int, int], Finding] = {}
+        self.spans: dict[int, list[range]] = {i: [] for i in self.code}  # of findings by disassembly
+        self.todo: list[tuple[int, int]] = []
         self.md = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-        self.detail = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-        self.detail.detail = True
 
-    def findings(self) -> Iterator[Finding]:
-        for offset, encoding in encodings.find(self._masked()):
-            yield self._found(offset, encoding.name, encoding.why, aligned=False)
-        todo = [0, *sorted(self.context.starts.get(self.section.index, ()))]
-        while todo:
-            start = todo.pop()
-            if 0 <= start < len(self.code) and start not in self.seen:
-                yield from self._sweep(start, todo)
+    def run(self) -> list[Finding]:
+        for symbol in self.obj.symbols:
+            self._enter(symbol.shndx, symbol.value)
+        for index, entries in self.obj.relocs.items():
+            if index not in self.code:  # pointers to code in data; those in code are seen on the way
+                for reloc in entries:
+                    # A distance (a jump table of position independent code) is from who knows where.
+                    if reloc.type in RULES and not RULES[reloc.type].relative:
+                        self._points_to(reloc, 0)
+        for index in self.code:
+            self._enter(index, 0)
+        while self.todo:
+            index, start = self.todo.pop()
+            if start not in self.seen[index]:
+                self._sweep(index, start)
+        for index in self.code:
+            self._search(index)
+        return [self.findings[key] for key in sorted(self.findings)]
 
-    def _masked(self) -> bytes:
-        """The code with what relocations will overwrite made harmless, for the search of bytes."""
-        code = bytearray(self.code)
-        for reloc in self.relocs:
-            width = RULES[reloc.type].width if reloc.type in RULES else 0
-            end = min(reloc.offset + width, len(code))
-            code[reloc.offset : end] = b"\xcc" * (end - reloc.offset)
-        return bytes(code)
+    def _enter(self, index: int, offset: int) -> None:
+        if index in self.code and 0 <= offset < len(self.code[index]):
+            self.todo.append((index, offset))
 
-    def _sweep(self, start: int, todo: list[int]) -> Iterator[Finding]:
+    def _points_to(self, reloc: Reloc, distance: int) -> None:
+        symbol = self.obj.symbols[reloc.sym]
+        self._enter(symbol.shndx, symbol.value + reloc.addend + distance)
+
+    def _sweep(self, index: int, start: int) -> None:
+        code, seen, offsets = self.code[index], self.seen[index], self.reloc_offsets[index]
         at = start
-        known = [r.offset for r in self.relocs]
-        for address, size, mnemonic, operands in self.md.disasm_lite(self.code[start:], start):
-            if address in self.seen:
+        for address, size, mnemonic, operands in self.md.disasm_lite(code[start:], start):
+            if address in seen:
                 return
-            self.seen.add(address)
+            seen.add(address)
             at = address + size
             name = _PREFIX.sub("", mnemonic)
             if why := _reason(name, operands):
-                yield self._found(address, f"{mnemonic} {operands}".strip(), why, aligned=True)
-            first = bisect.bisect_left(known, address)
-            last = bisect.bisect_left(known, at)
+                self._found(index, address, f"{mnemonic} {operands}".strip(), why)
+                self.spans[index].append(range(address, at))
+            first = bisect.bisect_left(offsets, address)
+            last = bisect.bisect_left(offsets, at)
             if first != last:
-                yield from self._fields(address, size, self.relocs[first:last])
+                for reloc in self.relocs[index][first:last]:
+                    self._field(index, address, size, reloc)
             elif _BRANCH.match(name) and operands.startswith("0x"):
-                todo.append(int(operands, 16))
-        if at < len(self.code):
-            yield self._found(
-                at,
-                "bytes that are no instruction",
-                "executable sections hold code only",
-                aligned=True,
+                self._enter(index, int(operands, 16))
+        if at < len(code):
+            # What follows, up to the next place where execution may begin, cannot be told.
+            self._found(
+                index, at, "bytes that are no instruction", "executable sections hold code only"
             )
-            # Go on behind it at the next place where somebody begins; nothing in between can be told.
 
-    def _fields(self, address: int, size: int, relocs: list[Reloc]) -> Iterator[Finding]:
-        """Relocations may fill immediates and displacements, never what an instruction is."""
-        insn = next(self.detail.disasm(self.code[address : address + size], address, 1))
-        allowed: set[int] = set()
-        for offset, width in (
-            (insn.disp_offset, insn.disp_size),
-            (insn.imm_offset, insn.imm_size),
-        ):
-            if offset:
-                allowed.update(range(address + offset, address + offset + width))
-        for reloc in relocs:
+    def _field(self, index: int, address: int, size: int, reloc: Reloc) -> None:
+        """A relocation may fill an immediate or a displacement, never decide what an instruction is."""
+        rule = RULES.get(reloc.type)
+        at = reloc.offset - address
+        if rule is None or at + rule.width > size:
+            self._found(index, reloc.offset, *_UNTOLD)
+            return
+        self._points_to(reloc, size - at if rule.relative else 0)
+        plain = self.code[index][address : address + size]
+        decoded = set()
+        for filling in _FILLINGS:
+            changed = plain[:at] + filling[: rule.width] + plain[at + rule.width :]
+            first = next(self.md.disasm_lite(changed, 0, 1), (0, 0, "", ""))
+            decoded.add((first[1], first[2], _NUMBER.sub("", first[3])))
+        if len(decoded) != 1 or decoded.pop()[0] != size:
+            self._found(index, reloc.offset, *_UNTOLD)
+
+    def _search(self, index: int) -> None:
+        """Forbidden encodings at any offset, but for bytes that relocations will overwrite."""
+        code = bytearray(self.code[index])
+        for reloc in self.relocs[index]:
             width = RULES[reloc.type].width if reloc.type in RULES else 0
-            if not allowed.issuperset(range(reloc.offset, reloc.offset + width)):
-                yield self._found(
-                    reloc.offset,
-                    "a relocation of an instruction",
-                    "what it will be cannot be told in advance",
-                    aligned=True,
-                )
+            end = min(reloc.offset + width, len(code))
+            code[reloc.offset : end] = b"\xcc" * (end - reloc.offset)
+        for offset, encoding in encodings.find(bytes(code)):
+            if not any(offset in span for span in self.spans[index]):
+                self._found(index, offset, encoding.name, encoding.why, aligned=False)
 
-    def _found(self, offset: int, what: str, why: str, *, aligned: bool) -> Finding:
-        return self.context.finding(self.section, offset, what, why, aligned)
+    def _found(self, index: int, offset: int, what: str, why: str, aligned: bool = True) -> None:
+        section = self.obj.sections[index]
+        self.findings.setdefault(
+            (index, offset),
+            Finding(
+                what,
+                why,
+                section.name,
+                offset,
+                section.offset + offset,
+                self._place(index, offset),
+                self.lines.find(index, offset),
+                aligned,
+            ),
+        )
+
+    def _place(self, index: int, offset: int) -> str:
+        symbols = self._by_section.get(index, [])
+        at = bisect.bisect_right(symbols, offset, key=lambda s: s.value) - 1
+        if at < 0:
+            return ""
+        distance = offset - symbols[at].value
+        return f"{symbols[at].name}+{distance:#x}" if distance else symbols[at].name
+
+    @cached_property
+    def _by_section(self) -> dict[int, list[Sym]]:
+        found: dict[int, list[Sym]] = {}
+        for symbol in self.obj.symbols:
+            if symbol.shndx in self.code and symbol.name:
+                found.setdefault(symbol.shndx, []).append(symbol)
+        for symbols in found.values():
+            symbols.sort(key=lambda s: (s.value, s.type == STT_FUNC))
+        return found
+
+    @cached_property
+    def lines(self) -> Any:
+        from overlays.lines import ObjectLines  # noqa: PLC0415  slow to import, and rarely needed
+
+        return ObjectLines(self.obj.data)
+
+
+#: what a relocated field may become, to see whether it changes more than a number
+_FILLINGS = (bytes(8), b"\xff" * 8, b"\x55" * 8, b"\xaa" * 8, bytes.fromhex("0f01ef900f01ef90"),
+             bytes.fromhex("24c0040c663b8101"))  # fmt: skip
+_NUMBER = re.compile(r"\s*[+-]\s*(?:0x[0-9a-f]+|\d+)\b|-?\b(?:0x[0-9a-f]+|\d+)\b")
+_UNTOLD = ("a relocation of an instruction", "what it will be cannot be told in advance")
 
 
 def _reason(name: str, operands: str) -> str:
