@@ -286,6 +286,7 @@ class _Linker:
         self.memory = bytearray(self.plan.size)
 
     def image(self) -> bytes:
+        check(self.obj)
         main = entry(self.obj)
         for index, offset in self.plan.sections.items():
             content = self.obj.bytes_of(self.obj.sections[index])
@@ -293,8 +294,6 @@ class _Linker:
         self._stubs()
         for index, entries in self.obj.relocs.items():
             section = self.obj.sections[index]
-            if entries and section.type == elf.SHT_NOBITS:
-                raise LinkError(f"section {section.name} has relocations and no content")
             for reloc in entries:
                 self._apply(section, reloc)
         for index, slot in self.plan.slots.items():
@@ -352,15 +351,8 @@ class _Linker:
             return symbol.value
         if symbol.shndx == elf.SHN_COMMON:
             return self.base + self.plan.commons[symbol.index]
-        if symbol.type == elf.STT_TLS:
-            raise LinkError(f"{symbol.name} is thread-local, which overlays cannot have")
-        if symbol.type == elf.STT_GNU_IFUNC:
-            raise LinkError(f"{symbol.name} is an indirect function, which overlays cannot have")
-        if symbol.shndx not in self.plan.sections:
-            name = symbol.name or self.obj.sections[symbol.shndx].name
-            raise LinkError(
-                f"{name} is used by loaded code but lies in a section that is not loaded"
-            )
+        if why := _unusable(self.obj, symbol):
+            raise LinkError(why)
         return self.base + self.plan.sections[symbol.shndx] + symbol.value
 
     def _imported(self, symbol: Sym) -> int:
@@ -450,6 +442,18 @@ class _Linker:
         return addresses
 
 
+def _unusable(obj: Object, symbol: Sym) -> str:
+    """Why loaded code cannot refer to a symbol of the overlay itself; empty if it can."""
+    if symbol.type == elf.STT_TLS:
+        return f"{symbol.name} is thread-local, which overlays cannot have"
+    if symbol.type == elf.STT_GNU_IFUNC:
+        return f"{symbol.name} is an indirect function, which overlays cannot have"
+    if 0 < symbol.shndx < elf.SHN_LORESERVE and not obj.sections[symbol.shndx].allocated:
+        name = symbol.name or obj.sections[symbol.shndx].name
+        return f"{name} is used by loaded code but lies in a section that is not loaded"
+    return ""
+
+
 def _priority(section: Section) -> int:
     match = re.search(r"\.(\d{1,9})\Z", section.name)
     return int(match[1]) if match else 65536
@@ -469,8 +473,12 @@ def check(obj: Object) -> None:
     entry(obj)
     for index, entries in obj.relocs.items():
         section = obj.sections[index]
+        if entries and section.type == elf.SHT_NOBITS:
+            raise LinkError(f"section {section.name} has relocations and no content")
         for reloc in entries:
             symbol = obj.symbols[reloc.sym]
+            if why := _unusable(obj, symbol):
+                raise LinkError(why)
             if reloc.type != R_NONE and reloc.type not in RULES:
                 raise LinkError(_unsupported(section, reloc, symbol))
             if reloc.type in RULES and reloc.offset + RULES[reloc.type].width > section.size:

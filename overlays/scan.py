@@ -94,13 +94,13 @@ class _Scan:
     def __init__(self, obj: Object) -> None:
         self.obj = obj
         self.code = {s.index: obj.bytes_of(s) for s in obj.sections if s.executable}
-        self.relocs = {
-            i: sorted(obj.relocs.get(i, ()), key=lambda r: r.offset) for i in self.code
-        }
+        self.relocs = {i: sorted(obj.relocs.get(i, ()), key=lambda r: r.offset) for i in self.code}
         self.reloc_offsets = {i: [r.offset for r in rs] for i, rs in self.relocs.items()}
         self.seen: dict[int, set[int]] = {i: set() for i in self.code}
         self.findings: dict[tuple[int, int], Finding] = {}
-        self.spans: dict[int, list[range]] = {i: [] for i in self.code}  # of findings by disassembly
+        self.spans: dict[int, list[range]] = {
+            i: [] for i in self.code
+        }  # of findings by disassembly
         self.todo: list[tuple[int, int]] = []
         self.md = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
 
@@ -108,7 +108,9 @@ class _Scan:
         for symbol in self.obj.symbols:
             self._enter(symbol.shndx, symbol.value)
         for index, entries in self.obj.relocs.items():
-            if index not in self.code:  # pointers to code in data; those in code are seen on the way
+            if (
+                index not in self.code
+            ):  # pointers to code in data; those in code are seen on the way
                 for reloc in entries:
                     # A distance (a jump table of position independent code) is from who knows where.
                     if reloc.type in RULES and not RULES[reloc.type].relative:
@@ -169,7 +171,7 @@ class _Scan:
         for filling in _FILLINGS:
             changed = plain[:at] + filling[: rule.width] + plain[at + rule.width :]
             first = next(self.md.disasm_lite(changed, 0, 1), (0, 0, "", ""))
-            decoded.add((first[1], first[2], _NUMBER.sub("", first[3])))
+            decoded.add((first[1], first[2], _NUMBER.sub("", first[3]).replace(" ", "")))
         if len(decoded) != 1 or decoded.pop()[0] != size:
             self._found(index, reloc.offset, *_UNTOLD)
 
