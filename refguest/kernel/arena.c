@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The arena: 256 MiB of addresses just below 2 GiB, in reach of 32-bit relocations, where overlays are mapped frame by frame.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "cpu.h"
+#include "memory.h"
+
+bool page_flags(unsigned int prot, uint64_t *flags)
+{
+	if ((prot & 6) == 6)
+		return false;
+	*flags = PTE_OWNED;
+	if (prot)
+		*flags |= PTE_PRESENT;
+	if (prot & 2)
+		*flags |= PTE_WRITE;
+	if (!(prot & 4))
+		*flags |= PTE_NX;
+	return true;
+}
+
+static bool is_range(uintptr_t va, size_t pages)
+{
+	return va % PAGE_SIZE == 0 && va >= ARENA_BASE && va < ARENA_END && pages &&
+	       pages <= (ARENA_END - va) / PAGE_SIZE;
+}
+
+/** Are all the pages mapped, or none of them? */
+static bool is_all(uintptr_t va, size_t pages, bool mapped)
+{
+	for (size_t i = 0; i < pages; i++) {
+		uint64_t *entry = page_entry(va + i * PAGE_SIZE, false);
+
+		if ((entry && *entry & PTE_OWNED) != mapped)
+			return false;
+	}
+	return true;
+}
+
+int arena_unmap(uintptr_t va, size_t pages)
+{
+	if (!is_range(va, pages) || !is_all(va, pages, true))
+		return -EINVAL;
+	for (; pages; pages--, va += PAGE_SIZE) {
+		uint64_t *entry = page_entry(va, false);
+		uintptr_t frame = *entry & PTE_FRAME;
+
+		*entry = 0;
+		invlpg(va);
+		frame_give(frame);
+	}
+	return 0;
+}
+
+int arena_map(uintptr_t va, size_t pages, unsigned int prot)
+{
+	uint64_t flags;
+
+	if (!is_range(va, pages) || !page_flags(prot, &flags) || !is_all(va, pages, false))
+		return -EINVAL;
+	for (size_t i = 0; i < pages; i++) {
+		uintptr_t page = va + i * PAGE_SIZE;
+		uint64_t *entry = page_entry(page, true);
+		uintptr_t frame = entry ? frame_take() : 0;
+
+		if (!frame) {
+			if (i)
+				arena_unmap(va, i);
+			return -ENOMEM;
+		}
+		*entry = frame | PTE_RW;
+		invlpg(page);
+		memset((void *)page, 0, PAGE_SIZE);
+		*entry = frame | flags;
+		invlpg(page);
+	}
+	return 0;
+}
+
+int arena_protect(uintptr_t va, size_t pages, unsigned int prot)
+{
+	uint64_t flags;
+
+	if (!is_range(va, pages) || !page_flags(prot, &flags) || !is_all(va, pages, true))
+		return -EINVAL;
+	for (; pages; pages--, va += PAGE_SIZE) {
+		uint64_t *entry = page_entry(va, false);
+
+		*entry = (*entry & PTE_FRAME) | flags;
+		invlpg(va);
+	}
+	return 0;
+}

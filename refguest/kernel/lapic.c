@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The clock is the time-stamp counter, measured once against the PIT together with the local APIC's timer, whose one-shot mode
+ * gives the only timer interrupt. The date comes from the CMOS clock. The old interrupt controllers are switched off: devices
+ * use MSI-X.
+ */
+#include "lapic.h"
+
+#include <stddef.h>
+
+#include "cpu.h"
+#include "memory.h"
+#include "print.h"
+#include "trap.h"
+
+#define TIMER_VECTOR	32
+#define CALIBRATE_TICKS 11932 /* of 1193182 Hz: 10 ms */
+#define CALIBRATE_NS	10000101ull
+
+enum {
+	LAPIC_EOI = 0xb0,
+	LAPIC_SPURIOUS = 0xf0,
+	LAPIC_LVT_TIMER = 0x320,
+	LAPIC_LVT_LINT0 = 0x350,
+	LAPIC_LVT_LINT1 = 0x360,
+	LAPIC_INITIAL = 0x380,
+	LAPIC_CURRENT = 0x390,
+	LAPIC_DIVIDE = 0x3e0,
+};
+
+static volatile uint8_t *lapic;
+static uint64_t tsc_base, tsc_mult;  /* ns = ticks * mult >> 32 */
+static uint64_t timer_mult;	     /* ticks = ns * mult >> 32 */
+uint64_t clock_wall_base;
+
+static void lapic_write(unsigned int reg, uint32_t value)
+{
+	*(volatile uint32_t *)(lapic + reg) = value;
+}
+
+static uint32_t lapic_read(unsigned int reg)
+{
+	return *(volatile uint32_t *)(lapic + reg);
+}
+
+uint64_t clock_ns(void)
+{
+	return (uint64_t)((unsigned __int128)(rdtsc() - tsc_base) * tsc_mult >> 32);
+}
+
+void lapic_eoi(void)
+{
+	lapic_write(LAPIC_EOI, 0);
+}
+
+void lapic_timer(uint64_t ns)
+{
+	uint64_t ticks;
+
+	if (ns > 10000000000ull)
+		ns = 10000000000ull;
+	ticks = ns * timer_mult >> 32;
+	lapic_write(LAPIC_INITIAL, ticks > UINT32_MAX ? UINT32_MAX : ticks ? (uint32_t)ticks : 1);
+}
+
+static uint8_t cmos(uint8_t reg)
+{
+	outb(0x70, reg);
+	return inb(0x71);
+}
+
+static uint64_t cmos_seconds(void)
+{
+	static const uint16_t before[] = {0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334};
+	uint8_t now[6], again[6] = {0};
+	static const uint8_t regs[6] = {0, 2, 4, 7, 8, 9};
+	bool same = false;
+	uint64_t year, days;
+
+	for (int tries = 0; tries < 10 && !same; tries++) {
+		same = true;
+		for (int i = 0; i < 6; i++) {
+			now[i] = cmos(regs[i]);
+			same = same && now[i] == again[i];
+			again[i] = now[i];
+		}
+	}
+	if (!(cmos(0xb) & 4)) {
+		for (int i = 0; i < 6; i++)
+			now[i] = (uint8_t)(now[i] / 16 * 10 + now[i] % 16);
+	}
+	if (now[4] < 1 || now[4] > 12)
+		return 0;
+	year = 2000u + now[5];
+	days = (year - 1970) * 365 + (year - 1969) / 4 + before[now[4] - 1] + now[3] - 1;
+	if (year % 4 == 0 && now[4] > 2)
+		days++;
+	return ((days * 24 + now[2]) * 60 + now[1]) * 60 + now[0];
+}
+
+void clock_init(void)
+{
+	uint64_t start, end;
+	uint32_t timer_end;
+
+	lapic = page_map_device(MSI_ADDRESS, PAGE_SIZE);
+	lapic_write(LAPIC_DIVIDE, 3); /* by 16 */
+	lapic_write(LAPIC_LVT_TIMER, 0x10000);
+
+	/* PIT channel 2, mode 0: its output (port 0x61, bit 5) rises when the count is over. */
+	outb(0x61, (inb(0x61) & ~2) | 1);
+	outb(0x43, 0xb0);
+	outb(0x42, CALIBRATE_TICKS & 0xff);
+	outb(0x42, CALIBRATE_TICKS >> 8);
+	lapic_write(LAPIC_INITIAL, UINT32_MAX);
+	start = rdtsc();
+	while (!(inb(0x61) & 0x20))
+		;
+	end = rdtsc();
+	timer_end = lapic_read(LAPIC_CURRENT);
+	lapic_write(LAPIC_INITIAL, 0);
+
+	if (end == start)
+		panic("the time-stamp counter stands still");
+	tsc_base = start;
+	tsc_mult = (CALIBRATE_NS << 32) / (end - start);
+	timer_mult = ((uint64_t)(UINT32_MAX - timer_end) << 32) / CALIBRATE_NS;
+	clock_wall_base = cmos_seconds() * 1000000000ull - clock_ns();
+}
+
+void lapic_init(void (*tick)(void *))
+{
+	outb(0x21, 0xff);
+	outb(0xa1, 0xff);
+	interrupt_set(TIMER_VECTOR, tick, NULL);
+	lapic_write(LAPIC_LVT_LINT0, 0x10000);
+	lapic_write(LAPIC_LVT_LINT1, 0x10000);
+	lapic_write(LAPIC_SPURIOUS, 0x1ff);
+	lapic_write(LAPIC_LVT_TIMER, TIMER_VECTOR);
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Off through ACPI's PM1a control register, which QEMU's pc and q35 both have at 0x604 (S5 is sleep type 0). After a panic a
+ * pvpanic device is told first (QEMU then reports GUEST_PANICKED), then isa-debug-exit. Writes to ports that are not there do
+ * nothing.
+ */
+#include "power.h"
+
+#include "cpu.h"
+#include "print.h"
+
+#define PVPANIC	     0x505
+#define DEBUG_EXIT   0x501
+#define PM1A_CONTROL 0x604
+#define SLEEP_ENABLE 0x2000
+
+void power_off(void)
+{
+	__asm__ volatile("cli");
+	outw(PM1A_CONTROL, SLEEP_ENABLE);
+	/* It takes effect when QEMU's main loop comes round to it. */
+	for (uint64_t start = rdtsc(); rdtsc() - start < 4000000000u;)
+		__asm__ volatile("pause");
+	outb(DEBUG_EXIT, 0);
+	kprintf("refguest: this machine cannot be switched off; halted\n");
+	for (;;)
+		__asm__ volatile("cli; hlt");
+}
+
+void power_panic(void)
+{
+	__asm__ volatile("cli");
+	if (inb(PVPANIC) != 0xff)
+		outb(PVPANIC, 1);
+	outb(DEBUG_EXIT, 2);
+	outw(PM1A_CONTROL, SLEEP_ENABLE);
+	for (;;)
+		__asm__ volatile("cli; hlt");
+}
