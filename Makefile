@@ -15,7 +15,7 @@ RUN_PACKAGES  := qemu-system-x86=qemu-system-x86_64 gcc=gcc libc6-dev=/usr/inclu
                  musl-dev=/usr/lib/x86_64-linux-musl/libc.a
 TEST_PACKAGES := $(RUN_PACKAGES) diod=diod dbench=dbench fio=fio stress-ng=stress-ng \
                  clang-14=clang-14 libclang-rt-14-dev=/usr/lib/llvm-14/lib/clang/14.0.6/lib/linux/libclang_rt.fuzzer-x86_64.a \
-                 g++=g++ openssl=openssl
+                 g++=g++ openssl=openssl musl-tools=musl-gcc
 LINT_PACKAGES := clang-format-14=clang-format-14
 
 .DEFAULT_GOAL := help
