@@ -85,7 +85,8 @@ main:
     mov distance(%rip), %rax
     lea distance(%rip), %rdx
     add %rdx, %rax
-    cmp %rcx, %rax
+    lea main(%rip), %rdx
+    cmp %rdx, %rax
     want 4
     .reloc .+3, R_X86_64_GOTPCREL, here-4
     mov 0(%rip), %rax
@@ -115,7 +116,7 @@ main:
     ret
     .data
 here: .quad here
-distance: .quad here - .
+distance: .quad main - .
 function: .quad add
     .section .note.GNU-stack
 """
@@ -151,18 +152,17 @@ def test_rust_without_std_runs(kernel: Kernel, tmp_path: Path) -> None:
         pytest.skip("rustc is not installed")
     source = """
     #![no_std]
-    use core::ffi::{c_char, c_int, c_long};
-    unsafe extern "C" {
-        fn add(a: c_long, b: c_long) -> c_long;
-        fn printf(format: *const c_char, ...) -> c_int;
+    extern "C" {
+        fn add(a: i64, b: i64) -> i64;
+        fn printf(format: *const u8, ...) -> i32;
     }
     static TABLE: [fn(i64) -> i64; 2] = [double, triple];
     fn double(x: i64) -> i64 { 2 * x }
     fn triple(x: i64) -> i64 { 3 * x }
-    #[unsafe(no_mangle)]
-    pub extern "C" fn main(argc: c_int, _argv: *const *const c_char) -> c_int {
+    #[no_mangle]
+    pub extern "C" fn main(argc: i32, _argv: *const *const u8) -> i32 {
         let f = TABLE[(argc as usize) & 1];
-        unsafe { printf(c"rust %ld %ld\\n".as_ptr(), add(40, 2), f(5)); }
+        unsafe { printf(b"rust %ld %ld\\n\\0".as_ptr(), add(40, 2), f(5)); }
         0
     }
     """
