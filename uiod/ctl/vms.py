@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The VMs below the runtime root, by name."""
+
+from __future__ import annotations
+
+import os
+
+from uiod.ctl.client import Api
+from uiod.ctl.errors import CtlError, UnknownVm
+from uiod.ctl.settings import settings
+from uiod.paths import runtime_root
+
+
+def root() -> str:
+    """The runtime root in force."""
+    return os.fspath(runtime_root(settings.runtime_dir))
+
+
+def names() -> list[str]:
+    """All VMs that have a directory, running or not."""
+    top = root()
+    try:
+        entries = sorted(os.listdir(top))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    files = ("api.sock", "state.json", "lock")
+    return [
+        name for name in entries if any(os.path.lexists(f"{top}/{name}/{file}") for file in files)
+    ]
+
+
+def find(name: str) -> Api:
+    """The daemon of a VM.
+
+    :raise UnknownVm: there is none of that name; the message has near ones
+    """
+    if not name or "/" in name or name in (".", ".."):
+        raise CtlError(f"{name!r} is no name of a VM")
+    directory = f"{root()}/{name}"
+    if os.path.isdir(directory):
+        return Api(name, directory)
+    import difflib  # noqa: PLC0415 (only for the message)
+
+    known = names()
+    near = difflib.get_close_matches(name, known, 3, 0.5)
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
+    elif known:
+        hint = f"there are: {', '.join(known[:10])}"
+    else:
+        hint = (
+            f"no VM is running below {root()} (--runtime-dir or $UIO_RUNTIME_DIR say where to look)"
+        )
+    raise UnknownVm(f"there is no VM {name!r}", hint)
