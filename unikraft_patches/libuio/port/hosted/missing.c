@@ -10,10 +10,6 @@
 #define WEAK __attribute__((weak))
 #pragma GCC diagnostic ignored "-Wunused-parameter"
 
-WEAK uint64_t uio_console_poll(uint64_t now)
-{
-	return UINT64_MAX;
-}
 WEAK void uio_ninep_poll(void)
 {
 }
@@ -110,4 +106,8 @@ WEAK int uio_overlay_stop(struct uio_exec *x)
 }
 WEAK void uio_fault_init(void)
 {
+}
+WEAK int64_t uio_file_seek(struct uio_file *f, int64_t offset, int whence)
+{
+	return -ENOSYS;
 }
