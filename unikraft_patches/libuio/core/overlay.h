@@ -64,7 +64,7 @@ int uio_overlay_pull(struct uio_exec *x, const char *name, struct uio_overlay **
  * first piece. */
 struct uio_push;
 struct uio_push *uio_push_begin(void);
-/** Next bytes, in order. 0, or a negative errno after which only abort is left. */
+/** Next bytes, in order. 0, or a negative errno; then finish says why in words, or abort. */
 int uio_push_data(struct uio_push *p, const void *buf, size_t len);
 /** Check, map, relocate the GOT, protect. On error *why says it in words. Frees p. */
 int uio_push_finish(struct uio_push *p, struct uio_overlay **out, const char **why);

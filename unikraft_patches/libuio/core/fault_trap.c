@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The trap hook: a CPU exception in a thread that is inside an overlay ends
+ * that overlay. Runs in trap context with interrupts off, so this file uses
+ * nothing but integer registers and its own memory (list it as |isr).
+ */
+
+#include "overlay_impl.h"
+
+enum { TRAP_NMI = 2, TRAP_MACHINE_CHECK = 18 };
+enum { REG_RSI = 4, REG_RDI = 5, REG_RBP = 6 };
+#define FLAGS_UNWANTED 0x44500ull /* AC, NT, DF, TF */
+
+/* fault.c, in assembler */
+extern const char uio_run_unwind[];
+
+struct uio_run *uio_runs;
+
+struct uio_run *uio_run_self(void)
+{
+	struct uio_thread *self = uio_port_thread_self();
+
+	for (struct uio_run *run = uio_runs; run; run = run->next)
+		if (run->thread == self)
+			return run;
+	return NULL;
+}
+
+static bool in_stack(const struct uio_run *run, uint64_t address, uint64_t size)
+{
+	return address % 8 == 0 && address >= run->stack_low && address < run->stack_high &&
+	       run->stack_high - address >= size;
+}
+
+static uint64_t word_at(uint64_t address)
+{
+	return *(const volatile uint64_t *)(uintptr_t)address;
+}
+
+static bool is_text(const struct uio_run *run, uint64_t ip)
+{
+	struct uio_image image;
+
+	if (uio_resident_has(run->resident, ip, UIO_PROT_EXEC))
+		return true;
+	uio_port_image(&image);
+	return ip >= image.text_start && ip < image.text_end;
+}
+
+void uio_run_backtrace(const struct uio_run *run, struct uio_fault *fault)
+{
+	uint64_t frame = fault->trap.regs[REG_RBP];
+	uint32_t n = 0;
+
+	/* A jump into nowhere, or a function without a frame: who called is on top of the stack. */
+	if (in_stack(run, fault->trap.sp, 8)) {
+		uint64_t top = word_at(fault->trap.sp);
+
+		if (!is_text(run, fault->trap.ip) ||
+		    uio_resident_has(run->resident, top, UIO_PROT_EXEC))
+			fault->backtrace[n++] = top;
+	}
+	while (n < UIO_FAULT_DEPTH && in_stack(run, frame, 16)) {
+		uint64_t outer = word_at(frame), back = word_at(frame + 8);
+
+		if (!outer)
+			break; /* entered from libuio */
+		fault->backtrace[n++] = back;
+		if (outer <= frame)
+			break; /* frames go upwards only: no circles */
+		frame = outer;
+	}
+	fault->depth = n;
+}
+
+static bool in_guard(const struct uio_run *run, uint64_t address)
+{
+	return address < run->stack_low &&
+	       run->stack_low - address <= UIO_STACK_GUARD * UIO_PAGE_SIZE;
+}
+
+bool uio_run_trap(struct uio_trap *trap)
+{
+	struct uio_run *run = uio_run_self();
+	uint64_t *to;
+	const uint64_t *from = trap->regs;
+
+	if (!run || !run->active || trap->vector == TRAP_NMI || trap->vector == TRAP_MACHINE_CHECK)
+		return false;
+	run->active = false; /* a second fault on the way out is the kernel's own */
+	run->fault.trap.kind = trap->kind;
+	run->fault.trap.vector = trap->vector;
+	run->fault.trap.error_code = trap->error_code;
+	run->fault.trap.address = trap->address;
+	run->fault.trap.ip = trap->ip;
+	run->fault.trap.sp = trap->sp;
+	run->fault.trap.flags = trap->flags;
+	to = run->fault.trap.regs;
+	for (unsigned int i = 0; i < UIO_TRAP_NREGS; i++)
+		to[i] = from[i];
+	if (in_guard(run, trap->address) &&
+	    (trap->kind == UIO_TRAP_READ || trap->kind == UIO_TRAP_WRITE))
+		run->fault.trap.kind = UIO_TRAP_STACK;
+	uio_run_backtrace(run, &run->fault);
+	trap->ip = (uintptr_t)uio_run_unwind;
+	trap->sp = run->saved_sp;
+	trap->flags &= ~FLAGS_UNWANTED;
+	trap->regs[REG_RDI] = (uintptr_t)run;
+	trap->regs[REG_RSI] = UIO_RUN_FAULT;
+	return true;
+}

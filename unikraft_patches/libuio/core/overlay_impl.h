@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * What the files that make up overlays share with one another and with nobody
+ * else: resident overlays as the loaders make them (loader.c, image.c), the
+ * arena's address ranges (overlay_arena.c) and running code (fault.c, api*.c).
+ */
+#ifndef UIO_CORE_OVERLAY_IMPL_H
+#define UIO_CORE_OVERLAY_IMPL_H
+
+#include "ninep.h"
+#include "overlay.h"
+#include "sha256.h"
+
+#define UIO_PAGES(bytes)   (((size_t)(bytes) + UIO_PAGE_SIZE - 1) / UIO_PAGE_SIZE)
+#define UIO_SEGMENTS_MAX   16u
+#define UIO_STACK_DEFAULT  (64u * 1024)
+#define UIO_STACK_MAX      (8u * 1024 * 1024)
+#define UIO_STACK_GUARD    16u /* pages below a stack: a large frame must not jump over them */
+#define UIO_RUN_GUARD_HIGH 1u
+
+/* ---- address ranges of the arena (overlay_arena.c) ---- */
+
+/** Reserve pages anywhere outside the host's part; 0: no room. Nothing is mapped. */
+uintptr_t uio_arena_take(size_t pages);
+/** Reserve exactly this range: 0, -EBUSY, -ENOMEM, -EINVAL (outside the arena). */
+int uio_arena_claim(uintptr_t va, size_t pages);
+/** End a reservation that began at va. Its pages are unmapped already. */
+void uio_arena_release(uintptr_t va);
+
+/* ---- resident overlays (overlay.c) ---- */
+
+struct uio_segment {
+	uintptr_t va;
+	size_t pages;
+	unsigned int prot;
+};
+
+enum uio_resident_state {
+	UIO_RESIDENT_NEW,      /* constructors have not run */
+	UIO_RESIDENT_STARTING, /* they are running */
+	UIO_RESIDENT_READY,
+	UIO_RESIDENT_BROKEN, /* was stopped in the middle of something: goes when it is idle */
+};
+
+struct uio_resident {
+	struct uio_overlay o; /* first: the two are converted by a cast */
+	enum uio_resident_state state;
+	unsigned int nseg;
+	struct uio_segment seg[UIO_SEGMENTS_MAX];
+	uint32_t ninit, nfini;
+	uint64_t *calls; /* ninit constructors, then nfini destructors */
+	struct uio_file_identity identity;
+	uint64_t last_used_ns;
+	uintptr_t spare_stack; /* of spare_pages: kept for the next run; 0: none */
+	size_t spare_pages;
+};
+
+/** A resident with no segments yet; NULL: no memory. */
+struct uio_resident *uio_resident_new(const uint8_t hash[UIO_HASH_SIZE], const char *name);
+/** Undo everything that was mapped for it, and free it. Not in the table. */
+void uio_resident_free(struct uio_resident *r);
+/**
+ * Map a segment at va, writable, into r; the range is reserved. Evicts unused
+ * overlays when memory is short. 0 or -ENOMEM.
+ */
+int uio_resident_map(struct uio_resident *r, uintptr_t va, size_t pages, unsigned int prot);
+/** Give every segment the rights it was mapped for. */
+int uio_resident_protect(struct uio_resident *r);
+/** Whether address lies in a segment with all rights of prot. Fit for trap context. */
+static inline bool uio_resident_has(const struct uio_resident *r, uint64_t address,
+				    unsigned int prot)
+{
+	for (unsigned int i = 0; i < r->nseg; i++)
+		if (address >= r->seg[i].va &&
+		    address - r->seg[i].va < r->seg[i].pages * UIO_PAGE_SIZE)
+			return (r->seg[i].prot & prot) == prot;
+	return false;
+}
+/** Put it into the table. */
+void uio_resident_add(struct uio_resident *r);
+/** Unload the unused overlay that was run least recently; false: there is none. */
+bool uio_resident_evict(void);
+/** A command has left r: unload it if it is broken. */
+void uio_resident_left(struct uio_resident *r);
+/** Look for a pulled overlay of this name. */
+struct uio_resident *uio_resident_named(const char *name);
+
+/**
+ * What a GOT slot of r holds for a function of the kernel at target: the one
+ * place where a gate into the kernel's rights is put in between.
+ */
+uint64_t uio_gate(struct uio_resident *r, uint64_t target);
+
+/** NULL, or why an overlay with this policy cannot be run here. */
+const char *uio_policy_refusal(const struct uio_policy *policy);
+
+/* ---- the overlay's file (overlay_file.c) ---- */
+
+/* A signature block as it stands in the file. */
+struct uio_signature {
+	uint8_t key_id[16];
+	uint64_t not_after; /* Unix seconds; 0: never expires */
+	uint32_t elf_size, flags;
+	uint8_t signature[64]; /* Ed25519 */
+	uint32_t block_size, version;
+	char magic[24];
+};
+
+/**
+ * The length of the ELF in front of the signature blocks. NULL, or why the
+ * file is refused: by its form, or by uio_signature_refusal().
+ */
+const char *uio_overlay_file_check(const uint8_t *file, size_t size, size_t *elf_size);
+
+/**
+ * The guest's own check of the signatures, in kernels that are built with it:
+ * NULL, or why the file is refused. Undefined in others, which leave it to the
+ * host.
+ */
+const char *uio_signature_refusal(const uint8_t *elf, size_t size, const struct uio_signature *s,
+				  unsigned int n) __attribute__((weak));
+
+/**
+ * Relocate the ELF for this kernel. The caller adds it to the table. On failure
+ * the result of x is set and NULL returned.
+ */
+struct uio_resident *uio_loader_load(struct uio_exec *x, const char *name,
+				     const uint8_t hash[UIO_HASH_SIZE], const uint8_t *elf,
+				     size_t size);
+
+/* ---- running code (fault.c, fault_trap.c) ---- */
+
+/* Why control came back to where the overlay was entered. */
+enum uio_run_end {
+	UIO_RUN_RETURNED = 1, /* or called exit() */
+	UIO_RUN_FAULT,
+	UIO_RUN_STOPPED, /* cancelled, or past the deadline */
+};
+
+struct uio_heap_block;
+struct uio_stream;
+struct uio_file;
+
+#define UIO_RUN_FILES  32u
+#define UIO_RUN_BUFFER 1024u
+
+/* One thread inside an overlay. It lives on libuio's heap, out of the overlay's reach. */
+struct uio_run {
+	uint64_t saved_sp; /* first: fault.c's assembler knows it; registers lie on that stack */
+	struct uio_run *next;
+	struct uio_thread *thread;
+	struct uio_exec *x; /* NULL: destructors run at unloading */
+	struct uio_resident *resident;
+	uintptr_t stack_low, stack_high; /* the usable part */
+	volatile bool active;          /* overlay code, or what it called, is on the CPU's stack */
+	volatile unsigned int in_core; /* in a call of the overlay API that must not be abandoned */
+	bool in_main;                  /* not in a constructor or destructor */
+	bool polite;                   /* the overlay asks uio_interrupted() */
+	volatile bool stop;            /* leave at the next opportunity */
+	int status;
+	struct uio_fault fault;
+	/* what the command holds (api_heap.c, api.c, api_stdio.c) */
+	struct uio_heap_block *heap;
+	size_t nheap, heap_free; /* entries; index + 1 of the first free one */
+	size_t heap_bytes, heap_limit;
+	struct uio_file *files[UIO_RUN_FILES];
+	struct uio_stream *streams;
+	void (*at_exit[UIO_RUN_FILES])(void);
+	unsigned int nat_exit;
+	size_t buffered; /* of standard output */
+	char buffer[UIO_RUN_BUFFER];
+};
+
+extern struct uio_run *uio_runs;
+
+/** The innermost run of the calling thread; NULL: it runs no overlay. Fit for trap context. */
+struct uio_run *uio_run_self(void);
+/** Leave the overlay for good. */
+_Noreturn void uio_run_leave(struct uio_run *run, enum uio_run_end how);
+/** Leave with a fault that the CPU did not raise; the caller's frame tells where. */
+_Noreturn void uio_run_abort(struct uio_run *run, enum uio_trap_kind kind, uint64_t ip,
+			     uint64_t frame);
+/** Fill the return addresses of fault from its registers. */
+void uio_run_backtrace(const struct uio_run *run, struct uio_fault *fault);
+/** The trap hook. */
+bool uio_run_trap(struct uio_trap *trap);
+/** Call the destructors of r in a thread of their own, one second at most. */
+void uio_run_destructors(struct uio_resident *r);
+/** Give back what a run held: its heap (api_heap.c); its files, what it has not yet written
+ * (api.c). */
+void uio_heap_free_all(struct uio_run *run);
+void uio_api_close_all(struct uio_run *run);
+
+/* ---- what overlays call (api*.c) ---- */
+
+/**
+ * Around what must not be abandoned half done. Whatever the overlay passed is
+ * touched before enter, so that a bad pointer faults where it does no harm;
+ * leave ends a command that is to stop. NULL: the caller is no overlay.
+ */
+struct uio_run *uio_api_enter(void);
+void uio_api_leave(struct uio_run *run);
+/** Fault now if the range cannot be read, or written. */
+void uio_api_touch(const void *p, size_t len, bool write);
+/** To stream 1 (buffered) or 2 of the command. */
+ssize_t uio_api_output(struct uio_run *run, unsigned int stream, const void *buf, size_t len);
+int uio_api_flush(struct uio_run *run);
+/** All streams: 0, or -1 with errno set. */
+int uio_api_flush_all(void);
+/** The end of a program as exit() does it: handlers, streams. */
+_Noreturn void uio_api_exit(struct uio_run *run, int status);
+
+void *uio_heap_alloc(struct uio_run *run, size_t size, size_t align);
+/** The block is of this command's heap. */
+bool uio_heap_owns(const struct uio_run *run, const void *p);
+void uio_heap_free(struct uio_run *run, void *p);
+size_t uio_heap_size(const struct uio_run *run, const void *p);
+
+/** Everything that overlays are promised, so that no linker drops it. */
+extern const void *const uio_api_symbols[];
+extern const void *const uio_api_libc_symbols[];
+extern const void *const uio_api_stdio_symbols[];
+
+#endif /* UIO_CORE_OVERLAY_IMPL_H */
