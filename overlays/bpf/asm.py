@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from . import isa
-from .helpers import BY_NAME, HELPERS
-from .isa import Insn
+from overlays.bpf import isa
+from overlays.bpf.helpers import BY_NAME, HELPERS
+from overlays.bpf.isa import Insn
 
 
 class AsmError(ValueError):
