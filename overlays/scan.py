@@ -60,6 +60,8 @@ FORBIDDEN: dict[str, str] = {
 _SPECIAL = re.compile(r"\b[cd]r\d+\b")  # control and debug registers
 _SEGMENT = re.compile(r"(?:[cdefg]s|ss)(?:,|\Z)")  # written by `mov` or `pop`
 _BRANCH = re.compile(r"(?:j|call|loop|xbegin)")
+_TARGET = re.compile(r"(?:0x[0-9a-f]+|\d+)\Z")
+_ADDRESS = re.compile(r"\[rip ([+-]) (0x[0-9a-f]+|\d+)\]")
 _PREFIX = re.compile(r"(?:repn?[ez]?|lock|notrack|bnd|xacquire|xrelease|data16|addr32) ")
 
 
@@ -84,7 +86,7 @@ class Finding:
 
 
 def scan(data: bytes) -> list[Finding]:
-    """All findings of an object without its signature, in file order; raises FormatError."""
+    """Findings in an object without its signature, in file order, at most about MAX_FINDINGS; raises FormatError."""
     return _Scan(Object.parse(data)).run()
 
 
@@ -117,7 +119,7 @@ class _Scan:
                         self._points_to(reloc, 0)
         for index in self.code:
             self._enter(index, 0)
-        while self.todo:
+        while self.todo and len(self.findings) < MAX_FINDINGS:
             index, start = self.todo.pop()
             if start not in self.seen[index]:
                 self._sweep(index, start)
@@ -133,30 +135,45 @@ class _Scan:
         symbol = self.obj.symbols[reloc.sym]
         self._enter(symbol.shndx, symbol.value + reloc.addend + distance)
 
-    def _sweep(self, index: int, start: int) -> None:
-        code, seen, offsets = self.code[index], self.seen[index], self.reloc_offsets[index]
-        at = start
-        for address, size, mnemonic, operands in self.md.disasm_lite(code[start:], start):
-            if address in seen:
+    def _sweep(self, index: int, at: int) -> None:
+        """Disassemble from a place to the end, or to where that has been done already."""
+        code, seen = self.code[index], self.seen[index]
+        while at < len(code):
+            end = at + _WINDOW
+            before = at
+            for address, size, mnemonic, operands in self.md.disasm_lite(code[at:end], at):
+                if address in seen or len(self.findings) >= MAX_FINDINGS:
+                    return
+                if address + _LONGEST > end < len(code):
+                    break  # it may be cut off here; the next window has all of it
+                seen.add(address)
+                at = address + size
+                self._instruction(index, address, size, mnemonic, operands)
+            if at == before:
+                # What follows, up to the next place where execution may begin, cannot be told.
+                self._found(
+                    index, at, "bytes that are no instruction", "executable sections hold code only"
+                )
                 return
-            seen.add(address)
-            at = address + size
-            name = _PREFIX.sub("", mnemonic)
-            if why := _reason(name, operands):
-                self._found(index, address, f"{mnemonic} {operands}".strip(), why)
-                self.spans[index].append(range(address, at))
-            first = bisect.bisect_left(offsets, address)
-            last = bisect.bisect_left(offsets, at)
-            if first != last:
-                for reloc in self.relocs[index][first:last]:
-                    self._field(index, address, size, reloc)
-            elif _BRANCH.match(name) and operands.startswith("0x"):
-                self._enter(index, int(operands, 16))
-        if at < len(code):
-            # What follows, up to the next place where execution may begin, cannot be told.
-            self._found(
-                index, at, "bytes that are no instruction", "executable sections hold code only"
-            )
+
+    def _instruction(
+        self, index: int, address: int, size: int, mnemonic: str, operands: str
+    ) -> None:
+        name = _PREFIX.sub("", mnemonic)
+        if why := _reason(name, operands):
+            self._found(index, address, f"{mnemonic} {operands}".strip(), why)
+            self.spans[index].append(range(address, address + size))
+        offsets = self.reloc_offsets[index]
+        first = bisect.bisect_left(offsets, address)
+        last = bisect.bisect_left(offsets, address + size)
+        if first != last:
+            for reloc in self.relocs[index][first:last]:
+                self._field(index, address, size, reloc)
+        elif _BRANCH.match(name) and _TARGET.match(operands):
+            self._enter(index, int(operands, 0))
+        elif name == "lea" and (match := _ADDRESS.search(operands)):
+            distance = int(match[2], 0) * (-1 if match[1] == "-" else 1)
+            self._enter(index, address + size + distance)
 
     def _field(self, index: int, address: int, size: int, reloc: Reloc) -> None:
         """A relocation may fill an immediate or a displacement, never decide what an instruction is."""
@@ -183,6 +200,8 @@ class _Scan:
             end = min(reloc.offset + width, len(code))
             code[reloc.offset : end] = b"\xcc" * (end - reloc.offset)
         for offset, encoding in encodings.find(bytes(code)):
+            if len(self.findings) >= MAX_FINDINGS:
+                return
             if not any(offset in span for span in self.spans[index]):
                 self._found(index, offset, encoding.name, encoding.why, aligned=False)
 
@@ -227,6 +246,10 @@ class _Scan:
         return ObjectLines(self.obj.data)
 
 
+_WINDOW = 1024  # bytes given to the disassembler at once
+_LONGEST = 15  # bytes an instruction can have
+MAX_FINDINGS = 200  # a file with more is not worth the time
+
 #: what a relocated field may become, to see whether it changes more than a number
 _FILLINGS = (bytes(8), b"\xff" * 8, b"\x55" * 8, b"\xaa" * 8, bytes.fromhex("0f01ef900f01ef90"),
              bytes.fromhex("24c0040c663b8101"))  # fmt: skip
@@ -242,6 +265,8 @@ def _reason(name: str, operands: str) -> str:
             return _SYSTEM
         if _SEGMENT.match(operands):
             return _FAR
-    elif name == "pop" and _SEGMENT.match(operands):
+    elif (name in ("call", "jmp") and operands.startswith("ptr ")) or (
+        name == "pop" and _SEGMENT.match(operands)
+    ):  # a far one has no size
         return _FAR
     return ""
