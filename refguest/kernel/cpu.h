@@ -145,6 +145,21 @@ static inline void write_cr4(uint64_t value)
 	__asm__ volatile("movq %0, %%cr4" : : "r"(value) : "memory");
 }
 
+static inline uint32_t cpu_get_pkru(void)
+{
+	uint32_t value = 0, high;
+
+	if (cpu_has_pku)
+		__asm__ volatile("rdpkru" : "=a"(value), "=d"(high) : "c"(0));
+	return value;
+}
+
+static inline void cpu_set_pkru(uint32_t value)
+{
+	if (cpu_has_pku)
+		__asm__ volatile("wrpkru" : : "a"(value), "c"(0), "d"(0) : "memory");
+}
+
 static inline void invlpg(uintptr_t va)
 {
 	__asm__ volatile("invlpg (%0)" : : "r"(va) : "memory");

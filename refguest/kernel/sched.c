@@ -164,20 +164,25 @@ static void timer_interrupt(void *arg)
 
 static void load_state(struct thread *t)
 {
-	if (t->calls_c)
+	if (t->calls_c) {
 		__asm__ volatile("fninit; fldcw %0; ldmxcsr %1" : : "m"(t->fcw), "m"(t->mxcsr));
-	else
+		cpu_set_pkru(t->pkru);
+	} else {
 		cpu_xstate_restore(t->xstate);
+	}
+	t->calls_c = false;
 	cpu_set_fs(t->fs_base);
 	syscall_stack = t->kernel_stack_top;
 }
 
 static void save_state(struct thread *t)
 {
-	if (t->calls_c)
+	if (t->calls_c) {
 		__asm__ volatile("fnstcw %0; stmxcsr %1" : "=m"(t->fcw), "=m"(t->mxcsr));
-	else
+		t->pkru = cpu_get_pkru();
+	} else {
 		cpu_xstate_save(t->xstate);
+	}
 }
 
 /** Give the CPU to the next runnable thread. Interrupts off; the current thread is in whatever list it belongs to. */
@@ -203,8 +208,10 @@ static void schedule(void)
 		arm(now + SLICE_NS, now);
 	if (sleep_head)
 		arm(sleep_head->deadline, now);
-	if (next == prev)
+	if (next == prev) {
+		prev->calls_c = false;
 		return;
+	}
 	save_state(prev);
 	current = next;
 	load_state(next);
@@ -423,6 +430,7 @@ int thread_divert(struct thread *t, void (*fn)(void *), void *arg)
 		set_context(t, t->kernel_stack_top, (uint64_t)divert_entry, (uint64_t)arg,
 			    (uint64_t)fn);
 		t->interruptible = false;
+		t->pkru = 0;
 		run_push(t);
 		status = 0;
 	}

@@ -26,11 +26,11 @@ struct thread {
 	uint64_t fs_base;
 	enum thread_state state;
 	bool ours;	/* of libuio */
-	bool calls_c;	/* switched from a C call: vector registers need not be kept */
+	bool calls_c;	/* leaves the CPU in a C call: vector registers need not be kept */
 	bool started;	/* has reached its function */
 	bool interruptible;
 	int reason; /* why it was woken */
-	uint32_t mxcsr;
+	uint32_t mxcsr, pkru;
 	uint16_t fcw;
 	uint32_t id;
 	char name[24];

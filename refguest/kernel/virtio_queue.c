@@ -127,6 +127,16 @@ void queue_interrupt(struct virtio_queue *q)
 		q->notify(q->arg);
 }
 
+/** Memory lies at its own address, but for the arena's. */
+static uint64_t physical(const void *addr)
+{
+	uintptr_t va = (uintptr_t)addr;
+
+	if (va < ARENA_BASE || va >= ARENA_END)
+		return va;
+	return (*page_entry(va, true) & PTE_FRAME) + va % PAGE_SIZE;
+}
+
 int queue_add(struct virtio_queue *q, const struct virtio_piece *pieces, unsigned int out, unsigned int in,
 	      void *cookie)
 {
@@ -140,7 +150,7 @@ int queue_add(struct virtio_queue *q, const struct virtio_piece *pieces, unsigne
 	for (unsigned int i = 0; i < n; i++) {
 		struct desc *d = &q->desc[at];
 
-		d->addr = (uint64_t)pieces[i].addr;
+		d->addr = physical(pieces[i].addr);
 		d->len = pieces[i].len;
 		d->flags = (uint16_t)((i >= out ? DESC_WRITE : 0) | (i + 1 < n ? DESC_NEXT : 0));
 		last = at;

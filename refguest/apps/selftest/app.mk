@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
+APP_CFLAGS += -D_GNU_SOURCE
