@@ -250,6 +250,11 @@ class Channel:
         if self.state is State.SYNCHRONISING and len(self._out) < HEADER.size * 8:
             self._send(Type.SYNC, 0, VERSION, Sync(nonce=self._nonce).encode())
 
+    def probe(self) -> None:
+        """Ask a silent guest for another HELLO: one that still knows the session loses nothing by it."""
+        if self.state is State.READY and not self._out:
+            self._send(Type.SYNC, 0, VERSION, Sync(nonce=self._nonce).encode())
+
     def _begin(self, reason: str, notice: str | None) -> list[Event]:
         lost = self._lose(reason)
         if notice is None:
@@ -387,8 +392,10 @@ class Channel:
         return id
 
     def abandon(self, id: int) -> None:
-        """Give back an id of `new_id` that no EXEC was sent for."""
-        self._reserved.discard(id)
+        """Give back an id of `new_id` that no EXEC was sent for; the guest drops what it has of its image."""
+        if id in self._reserved:
+            self._reserved.discard(id)
+            self._send(Type.CANCEL, id, 9)
 
     def image(self, id: int, offset: int, piece: bytes | memoryview) -> None:
         """A piece of a linked image, at most `FRAME_MAX` bytes, in order, before `exec` with the same id."""
@@ -503,10 +510,16 @@ class Channel:
 
     # Frames from the guest
 
-    def _on_hello(self, got: Frame, _events: list[Event]) -> None:
-        # SYNC may have been said more than once before the first answer.
-        if Hello.decode(got.payload).nonce != self._nonce:
+    def _on_hello(self, got: Frame, events: list[Event]) -> None:
+        # SYNC may have been said more than once before the first answer, or again to a silent guest.
+        hello = Hello.decode(got.payload)
+        if hello.nonce != self._nonce:
             raise ProtocolError("HELLO of another session")
+        assert self.hello is not None
+        if hello.uptime < self.hello.uptime:
+            events += self._lose("the guest has booted anew")
+            events.append(Ready(hello))
+        self.hello = hello
 
     def _on_pong(self, got: Frame, events: list[Event]) -> None:
         if got.id not in self._pings:
