@@ -237,6 +237,8 @@ static void put(struct writer *w, const void *data, size_t len)
 {
 	if (len > w->left)
 		len = w->left;
+	if (len == 0)
+		return;
 	memcpy(w->at, data, len);
 	w->at += len;
 	w->left -= len;

@@ -108,7 +108,8 @@ static ssize_t console_read(struct uio_exec *x, struct uio_job *job, char *buf, 
 	}
 	job->input_end = false;
 	size_t n = job->input_len < len ? job->input_len : len;
-	memcpy(buf, job->input, n);
+	if (n > 0)
+		memcpy(buf, job->input, n);
 	job->input += n;
 	job->input_len -= n;
 	return (ssize_t)n;
