@@ -254,12 +254,9 @@ int thread_wait(struct wait_queue *queue, uint64_t deadline, bool interruptible)
 	return t->reason;
 }
 
-void thread_wake(struct thread *t, int reason)
+/** Queue a thread; if libuio takes part in the race for the CPU, see to it that a tick comes. */
+static void make_runnable(struct thread *t)
 {
-	if (t->state != THREAD_BLOCKED)
-		return;
-	detach(t);
-	t->reason = reason;
 	run_push(t);
 	if (current->state != THREAD_RUNNING)
 		return;
@@ -270,6 +267,15 @@ void thread_wake(struct thread *t, int reason)
 
 		arm(now + SLICE_NS, now);
 	}
+}
+
+void thread_wake(struct thread *t, int reason)
+{
+	if (t->state != THREAD_BLOCKED)
+		return;
+	detach(t);
+	t->reason = reason;
+	make_runnable(t);
 }
 
 uint64_t thread_cpu_ns(const struct thread *t)
@@ -385,7 +391,7 @@ void thread_start(struct thread *t, const struct frame *frame)
 	*copy = *frame;
 	set_context(t, (uint64_t)copy, (uint64_t)syscall_return, 0, 0);
 	flags = irq_save();
-	run_push(t);
+	make_runnable(t);
 	irq_restore(flags);
 }
 
@@ -431,7 +437,7 @@ int thread_divert(struct thread *t, void (*fn)(void *), void *arg)
 			    (uint64_t)fn);
 		t->interruptible = false;
 		t->pkru = 0;
-		run_push(t);
+		make_runnable(t);
 		status = 0;
 	}
 	irq_restore(flags);

@@ -23,15 +23,15 @@ __attribute__((noinline)) static bool spin_until(volatile bool *condition)
 			 "movups 16(%[p]), %%xmm15\n"
 			 "movq $0x5a5a, %%r8\n"
 			 "movq $0xa5a5, %%r15\n"
-			 "movq $0x77, -64(%%rsp)\n"
+			 "movq $0x77, -120(%%rsp)\n"
 			 "1: cmpb $0, %[c]\n"
 			 "je 1b\n"
 			 "movups %%xmm3, %[low]\n"
 			 "movups %%xmm15, %[high]\n"
 			 "movq %%r8, %[r8]\n"
 			 "movq %%r15, %[r15]\n"
-			 "xorq $0x77, -64(%%rsp)\n"
-			 "xorq -64(%%rsp), %[r15]\n"
+			 "xorq $0x77, -120(%%rsp)\n"
+			 "xorq -120(%%rsp), %[r15]\n"
 			 : [low] "=m"(low), [high] "=m"(high), [r8] "=&r"(r8), [r15] "=&r"(r15)
 			 : [p] "r"(pattern), [c] "m"(*condition)
 			 : "xmm3", "xmm15", "r8", "r15", "cc", "memory");

@@ -37,18 +37,17 @@ bool run_ours(void (*fn)(void *), void *arg)
 
 static struct uio_event ping, pong;
 static int rounds;
-static uint64_t frame_pointer_gap;
+static bool libc_works;
 
 static void ponger(void *arg)
 {
 	char text[64];
-	int local;
 
 	(void)arg;
 	/* Any libc function may be called: thread-local data is there. */
 	errno = 0;
 	snprintf(text, sizeof(text), "%g", 0.5);
-	frame_pointer_gap = (uintptr_t)&local - (uintptr_t)text < STACK && !strcmp(text, "0.5");
+	libc_works = !errno && !strcmp(text, "0.5");
 	for (int i = 0; i < 1000; i++) {
 		uio_port_event_wait(&ping, UINT64_MAX);
 		rounds++;
@@ -79,7 +78,7 @@ bool test_events(void)
 		CHECK(uio_port_event_wait(&pong, UINT64_MAX) == 0);
 		CHECK(rounds == i + 1);
 	}
-	CHECK(frame_pointer_gap);
+	CHECK(libc_works);
 	return true;
 }
 

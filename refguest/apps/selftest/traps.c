@@ -8,6 +8,7 @@
 static jmp_buf out;
 static struct uio_trap seen;
 static uintptr_t code_start;
+static char unwind_stack[4096] __attribute__((aligned(16)));
 
 static void unwind(void)
 {
@@ -22,9 +23,8 @@ static bool hook(struct uio_trap *trap)
 	if (!ours)
 		return false;
 	trap->ip = (uintptr_t)unwind;
-	/* The stack pointer may be anything; the jump buffer has the good one. */
-	trap->sp = ((uintptr_t)__builtin_frame_address(0) & 0) + trap->regs[6] - 8;
-	trap->sp = (trap->sp & ~15ull) - 8;
+	/* The stack pointer may be anything: unwind on a stack of its own. */
+	trap->sp = (uintptr_t)unwind_stack + sizeof(unwind_stack) - 8;
 	return true;
 }
 
@@ -37,7 +37,7 @@ struct attempt {
 
 #define CODE(bytes) bytes, sizeof(bytes) - 1
 
-/* rdi is the address. rbp stays that of the caller. */
+/* rdi is the address. */
 static const struct attempt attempts[] = {
 	{"read null", CODE("\x8b\x07\xc3"), UIO_TRAP_READ, 0},
 	{"write null", CODE("\x89\x07\xc3"), UIO_TRAP_WRITE, 8},
