@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from overlays import keys, link, manifest, scan, sign
 from overlays.elf import Object
 from overlays.errors import BuildError, FormatError, OverlayError
+from overlays.files import write_atomically
 from overlays.kernel import Kernel
 from overlays.manifest import Manifest
 from overlays.overlay import SUFFIX, Overlay
@@ -141,7 +142,7 @@ def build(
         data = sign.sign(data, private, not_after=not_after)
         overlay = Overlay.parse(data, output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    sign.write_atomically(output, data)
+    write_atomically(output, data)
     return Built(output, overlay, warnings, said)
 
 

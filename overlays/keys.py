@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from overlays.errors import KeyFileError
+from overlays.files import open_regular
 
 KEY_ID_BYTES = 16
 _MAX_PEM = 16 << 10
@@ -102,18 +103,14 @@ def _create(path: Path, content: bytes, mode: int) -> None:
 def _read(path: Path, forbidden: int, why: str, remedy: str) -> bytes:
     """Read a small regular file whose mode has none of the forbidden bits; the file looked at is the file read."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open_regular(path) as (file, info):
+            if info.st_mode & forbidden:
+                raise KeyFileError(
+                    f"{path} has mode {stat.S_IMODE(info.st_mode):04o}: {why}", f"{remedy} {path}"
+                )
+            return file.read(_MAX_PEM)
     except OSError as error:
         raise KeyFileError(f"{path}: {error.strerror}") from None
-    with os.fdopen(fd, "rb") as file:
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
-            raise KeyFileError(f"{path} is no regular file")
-        if info.st_mode & forbidden:
-            raise KeyFileError(
-                f"{path} has mode {stat.S_IMODE(info.st_mode):04o}: {why}", f"{remedy} {path}"
-            )
-        return file.read(_MAX_PEM + 1)[:_MAX_PEM]
 
 
 def is_encrypted(path: Path) -> bool:

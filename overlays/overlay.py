@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from overlays import manifest, sign
 from overlays.elf import MAX_FILE, Object
 from overlays.errors import FormatError
+from overlays.files import open_regular
 from overlays.manifest import Manifest
 
 SUFFIX = ".uio"
@@ -68,19 +68,12 @@ def read_file(path: Path) -> bytes:
 def read_stable(path: Path) -> tuple[bytes, os.stat_result]:
     """A regular file's bytes and the state of the very file that they were read from; raises FormatError."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open_regular(path) as (file, info):
+            if info.st_size > MAX_FILE:
+                raise FormatError(f"it has {info.st_size} bytes; an overlay has at most {MAX_FILE}")
+            data = file.read(MAX_FILE + 1)
     except OSError as error:
         raise FormatError(f"{path}: {error.strerror}") from None
-    with os.fdopen(fd, "rb") as file:
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
-            raise FormatError(f"{path} is no regular file")
-        if info.st_size > MAX_FILE:
-            raise FormatError(f"it has {info.st_size} bytes; an overlay has at most {MAX_FILE}")
-        try:
-            data = file.read(MAX_FILE + 1)
-        except OSError as error:
-            raise FormatError(f"{path}: {error.strerror}") from None
     if len(data) > MAX_FILE:
         raise FormatError(f"it has more than {MAX_FILE} bytes")
     return data, info

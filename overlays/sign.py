@@ -7,12 +7,9 @@ of the other blocks. docs/overlays.md has the layout, and the openssl command li
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
-import os
 import struct
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from overlays.elf import MAX_FILE, looks_like_elf
 from overlays.errors import FormatError, Refused
+from overlays.files import write_atomically
 from overlays.keys import key_id, raw_public
 from overlays.trust import Trust
 
@@ -164,22 +162,6 @@ def sign_file(
     write_atomically(path, sign(data, key, not_after=not_after, replace=replace))
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file's content in one step; a new file gets the modes that the umask leaves."""
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            umask = os.umask(0)
-            os.umask(umask)
-            os.fchmod(fd, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-
-
 def verify(data: bytes, trust: Trust, *, now: float | None = None) -> Verdict:
     """
     Check a file's signatures against a site's trust. Never raises for what is in the file.
@@ -239,7 +221,7 @@ def _judge(block: Block, elf: bytes, trust: Trust, now: float) -> SignatureInfo:
 
 
 def _unsigned(data: bytes) -> str:
-    if MAGIC[:-1] in data[-2 * BLOCK :]:
+    if MAGIC[:8] in data[-2 * BLOCK :]:
         return "it is not signed: its signature block is cut off, or something follows it"
     return "it is not signed"
 
