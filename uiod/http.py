@@ -266,6 +266,10 @@ class Server:
                 await self._requests(connection)
         except (Gone, trio.BrokenResourceError, trio.ClosedResourceError):
             pass
+        except Exception:  # a mistake of ours costs one client its answer, not all of them the VM
+            log.exception("a request failed")
+            with contextlib.suppress(Gone, h11.LocalProtocolError):
+                await connection.refuse(Refused(500, "a mistake in uiod; its log has more"))
         finally:
             self.connections -= 1
             await trio.aclose_forcefully(stream)

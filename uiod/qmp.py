@@ -31,13 +31,14 @@ class MonitorError(UiodError):
 class Monitor:
     """A connected monitor."""
 
-    def __init__(self, client: QMPClient) -> None:
+    def __init__(self, client: QMPClient, loop: trio_asyncio.BaseTrioEventLoop) -> None:
         self._client = client
+        self._loop = loop  # named with each call: callers are tasks of any parentage
 
     async def _call(self, function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
         try:
             with trio.fail_after(_ANSWER_S):
-                return await trio_asyncio.aio_as_trio(function)(*arguments)
+                return await trio_asyncio.aio_as_trio(function, loop=self._loop)(*arguments)
         except trio.TooSlowError:
             raise MonitorError(f"QEMU's monitor did not answer within {_ANSWER_S:.0f} s") from None
         except (QMPError, OSError, EOFError) as error:
@@ -61,7 +62,7 @@ class Monitor:
 
     async def _events(self, on_event: Callable[[str, dict[str, Any]], None]) -> None:
         while True:
-            message = await trio_asyncio.aio_as_trio(self._client.events.get)()
+            message = await trio_asyncio.aio_as_trio(self._client.events.get, loop=self._loop)()
             data = message.get("data", {})
             on_event(str(message["event"]), data if isinstance(data, dict) else {})
 
@@ -71,9 +72,9 @@ async def connect(
     path: Path, on_event: Callable[[str, dict[str, Any]], None]
 ) -> AsyncIterator[Monitor]:
     """Connect to a monitor that listens. :raise MonitorError: nobody answers there."""
-    async with trio_asyncio.open_loop():
+    async with trio_asyncio.open_loop() as loop:
         client = QMPClient("uiod")
-        monitor = Monitor(client)
+        monitor = Monitor(client, loop)
         await monitor._call(client.connect, str(path))
         try:
             async with trio.open_nursery() as nursery:
