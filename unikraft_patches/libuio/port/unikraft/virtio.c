@@ -113,6 +113,30 @@ static int on_interrupt(struct virtqueue *queue __unused, void *priv)
 	return 1;
 }
 
+/* An allocator for rings, in the form the bus wants: whole pages without the default one's
+ * bookkeeping, which would double them. */
+static int ring_memalign(struct uk_alloc *a __unused, void **out, __sz align __unused, __sz size)
+{
+	*out = uio_port_dma_alloc(size);
+	return *out ? 0 : ENOMEM;
+}
+
+static void *ring_malloc(struct uk_alloc *a __unused, __sz size)
+{
+	return uio_port_alloc(size);
+}
+
+static void ring_free(struct uk_alloc *a __unused, void *ptr)
+{
+	uio_port_free(ptr); /* the bus frees what it has from malloc() when a ring is refused */
+}
+
+static struct uk_alloc ring_memory = {
+	.malloc = ring_malloc,
+	.posix_memalign = ring_memalign,
+	.free = ring_free,
+};
+
 int uio_port_virtio_queues(struct uio_vdev *dev, unsigned int n, struct uio_vq *vq[],
 			   void (*const notify[])(void *), void *const arg[])
 {
@@ -135,7 +159,7 @@ int uio_port_virtio_queues(struct uio_vdev *dev, unsigned int n, struct uio_vq *
 		q->notify = notify[i];
 		q->arg = arg[i];
 		q->queue = virtio_vqueue_setup(dev->dev, (__u16)i, dev->queue_size[i], on_interrupt,
-					       uk_alloc_get_default());
+					       &ring_memory);
 		if (PTRISERR(q->queue)) {
 			int rc = PTR2ERR(q->queue);
 
