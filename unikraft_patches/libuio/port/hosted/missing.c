@@ -111,3 +111,7 @@ WEAK int64_t uio_file_seek(struct uio_file *f, int64_t offset, int whence)
 {
 	return -ENOSYS;
 }
+WEAK int uio_file_sync(struct uio_file *f)
+{
+	return -ENOSYS;
+}
