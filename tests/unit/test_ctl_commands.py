@@ -271,8 +271,9 @@ def test_every_command_has_help_with_examples(root: Path) -> None:
         built = build(command)
         parts = list(built.commands.values()) if hasattr(built, "commands") else [built]
         for part in parts:
-            assert "Examples:" in (part.help or ""), f"{command.name} {part.name}"
-            assert "uioctl" in part.help
+            text = f"{part.help} {part.epilog}"
+            assert re.search("Examples?:", text), f"{command.name} {part.name}"
+            assert "uioctl" in text
 
 
 def test_an_unknown_command_is_an_error_with_near_names(root: Path) -> None:

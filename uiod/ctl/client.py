@@ -188,10 +188,23 @@ class Api:
             raise
         return reply
 
-    def get(self, target: str, *, timeout: float | None = ANSWER_TIMEOUT_S) -> Any:
-        """GET a JSON body."""
+    def get(self, target: str, *, timeout: float | None = ANSWER_TIMEOUT_S) -> dict[str, Any]:
+        """GET a JSON object. Fields that an older daemon does not send are not there."""
         with self.request("GET", target, timeout=timeout) as reply:
-            return reply.json()
+            value = reply.json()
+        if not isinstance(value, dict):
+            raise ProtocolError("uiod's answer is no JSON object")
+        return value
+
+    def get_list(
+        self, target: str, *, timeout: float | None = ANSWER_TIMEOUT_S
+    ) -> list[dict[str, Any]]:
+        """GET a JSON list of objects."""
+        with self.request("GET", target, timeout=timeout) as reply:
+            value = reply.json()
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise ProtocolError("uiod's answer is no JSON list")
+        return value
 
     def post(
         self, target: str, body: Any = None, *, timeout: float | None = ANSWER_TIMEOUT_S

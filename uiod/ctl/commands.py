@@ -32,10 +32,13 @@ COMMANDS: tuple[Command, ...] = (
     Command("wait", "vm", "wait", "Wait until a VM is ready, or stopped", _VMS),
     Command("exec", "exec_command", "exec_", "Run a builtin or an overlay", _INSIDE, True),
     Command("attach", "attach", "attach", "Use the guest's shell (Ctrl-] leaves)", _INSIDE),
+    Command("cp", "cp", "cp", "Copy files into and out of a guest", _INSIDE),
+    Command("overlay", "overlay", "app", "Build, sign, check, load and unload overlays", _INSIDE),
     Command("symbol", "symbol", "symbol", "Look a name or an address of the kernel up", _INSIDE),
     Command("logs", "logs", "logs", "Show the serial console's log", _WATCH),
     Command("events", "events", "events", "Show what has happened to a VM", _WATCH),
     Command("stats", "stats", "stats", "Show what VMs use", _WATCH),
+    Command("top", "top", "top", "Watch all VMs", _WATCH),
     Command("metrics", "stats", "metrics", "Print a VM's figures for Prometheus", _WATCH),
     Command("completion", "completion", "completion", "Print the completion of a shell", _OTHER),
 )

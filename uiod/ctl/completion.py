@@ -51,7 +51,7 @@ def complete_overlay(ctx: Any, args: list[str], incomplete: str) -> list[str]:
 
 def _overlays(vm: str) -> list[str]:
     try:
-        found = vms.find(vm).get("/v1/overlays", timeout=_PATIENCE_S)
+        found = vms.find(vm).get_list("/v1/overlays", timeout=_PATIENCE_S)
         return [str(entry["name"]) for entry in found if entry.get("state") == "available"]
     except (CtlError, OSError, KeyError, TypeError):
         return []

@@ -15,7 +15,7 @@ VmName = Annotated[
     str, typer.Argument(metavar="VM", help="Name of the VM.", autocompletion=complete_vm)
 ]
 VmNames = Annotated[
-    list[str], typer.Argument(metavar="VM", help="Names of VMs.", autocompletion=complete_vm)
+    list[str], typer.Argument(metavar="VM", help="Names of VMs.", autocompletion=complete_all_vms)
 ]
 SomeVms = Annotated[
     list[str] | None,

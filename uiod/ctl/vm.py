@@ -53,13 +53,13 @@ def ps(json: Json = False, quiet: Quiet = False) -> None:
 def look(api: Api) -> dict[str, Any]:
     """A VM's `VmInfo`, or as much of it as there is to know without its daemon."""
     try:
-        info = dict(api.get("/v1/vm", timeout=_PATIENCE_S))
+        info = api.get("/v1/vm", timeout=_PATIENCE_S)
     except NotRunning:
         state = "orphaned" if _qemu_listens(api.directory) else "stale"
         return {"name": api.name, "state": state, "ready": False}
     except ApiError as error:
         return {"name": api.name, "state": "unknown", "reason": error.message}
-    except (CtlError, OSError, TypeError, ValueError):
+    except (CtlError, OSError):
         return {"name": api.name, "state": "hung"}
     return {"name": api.name, "state": "unknown"} | info
 
@@ -105,7 +105,7 @@ def inspect(
     if field is None:
         out.fields(_flat(info), info)
         return
-    value = info
+    value: Any = info
     for key in field.split("."):
         if not isinstance(value, dict) or key not in value:
             keys = ", ".join(value) if isinstance(value, dict) else "nothing below it"
