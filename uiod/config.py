@@ -26,10 +26,13 @@ _FORWARD = re.compile(
 )
 
 
-class Size(int):
-    """A number of bytes: `134217728` or `"128M"` (K, M, G, T are powers of 1024)."""
-
-
+Size = Annotated[
+    int,
+    msgspec.Meta(
+        description='bytes: a number, or text such as "128M" (K, M, G, T are powers of 1024)',
+        extra_json_schema={"type": ["integer", "string"]},
+    ),
+]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$")]
 Word = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,31}$")]
 Interface = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
@@ -48,7 +51,7 @@ class Vm(_Table):
     name: Name = ""
     symbols: Path | None = None  # ELF with symbols; default: the kernel itself
     initrd: Path | None = None
-    memory: Size = Size(128 << 20)
+    memory: Size = 128 << 20
     cpus: Annotated[int, msgspec.Meta(ge=1, le=255)] = 1
     machine: Literal["q35", "pc", "microvm"] = "q35"
     accel: Literal["auto", "kvm", "tcg"] = "auto"
@@ -90,7 +93,7 @@ class Uio(_Table):
     exchange_max_bytes: Size | None = None
     exchange_max_files: int | None = None
     group: str | None = None  # members may use the API
-    log_bytes: Size = Size(8 << 20)  # of the serial log on disk, in all
+    log_bytes: Size = 8 << 20  # of the serial log on disk, in all
     exec_timeout_s: Seconds = 0.0  # for commands that bring none; 0: none
 
 
@@ -168,7 +171,7 @@ class ConfigError(UiodError):
         self.mistakes = mistakes
 
 
-def parse_size(text: str | int) -> Size:
+def parse_size(text: str | int) -> int:
     """`"128M"` or a number. :raise ValueError: it is no size."""
     if isinstance(text, bool) or not isinstance(text, (str, int)):
         raise ValueError('expected a size such as 134217728 or "128M"')  # noqa: TRY004 - a mistake in a file
@@ -183,7 +186,7 @@ def parse_size(text: str | int) -> Size:
         value = float(match[1]) * _UNITS[match[2].upper()]
     if not 0 <= value < 1 << 50:
         raise ValueError(f"{text!r} is no sensible size")
-    return Size(value)
+    return int(value)
 
 
 class _Checker:
@@ -212,7 +215,7 @@ class _Checker:
         self.mistake(path, f"unknown {what}; {advice}")
 
     def convert(self, kind: Any, value: Any) -> Any:
-        if kind is Size:
+        if kind == Size:
             return parse_size(value)
         if kind is Path:
             if not isinstance(value, str) or not value or "\0" in value:
@@ -387,8 +390,6 @@ def schema() -> dict[str, Any]:
     """JSON schema of the file, for editors."""
 
     def hook(kind: type) -> dict[str, Any]:
-        if kind is Size:
-            return {"type": ["integer", "string"], "description": Size.__doc__}
         if issubclass(kind, Path):
             return {
                 "type": "string",

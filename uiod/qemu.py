@@ -191,7 +191,12 @@ class Process:
 
     async def wait(self) -> int | None:
         """Until it has ended: its status, negative for a signal; None of an adopted one, whose status is not ours."""
-        await trio.lowlevel.wait_readable(self.pidfd)
+        # A descriptor of its own, because trio lets one task wait for each.
+        own = os.dup(self.pidfd)
+        try:
+            await trio.lowlevel.wait_readable(own)
+        finally:
+            os.close(own)
         return self.child.wait() if self.child is not None else None
 
     def signal(self, number: signal.Signals) -> None:

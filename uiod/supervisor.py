@@ -106,7 +106,7 @@ class Supervisor:
             accel_reason=self._accel.reason,
             kernel=str(self.config.vm.kernel),
             config=str(self.config.file),
-            memory_bytes=int(self.config.vm.memory),
+            memory_bytes=self.config.vm.memory,
             cpus=self.config.vm.cpus,
             started=self.started,
             cgroup=self.group.path if self.group else None,
