@@ -100,6 +100,34 @@ int uio_libc_atexit(void (*fn)(void))
 	return 0;
 }
 
+/* Objects of C++, static ones and those in functions: they live until the overlay is unloaded. */
+int uio_libc___cxa_atexit(void (*fn)(void *arg), void *arg, void *handle)
+{
+	struct uio_run *run = uio_api_enter();
+	struct uio_at_unload *u = NULL;
+
+	(void)handle;
+	if (run)
+		u = uio_port_alloc(sizeof(*u));
+	if (u) {
+		*u = (struct uio_at_unload){.next = run->resident->at_unload, .fn = fn, .arg = arg};
+		run->resident->at_unload = u;
+	}
+	uio_api_leave(run);
+	return u ? 0 : -1;
+}
+
+/* Commands in one overlay do not run at the same moment: no lock is needed. */
+int uio_libc___cxa_guard_acquire(uint8_t *guard)
+{
+	return !*guard;
+}
+
+void uio_libc___cxa_guard_release(uint8_t *guard)
+{
+	*guard = 1;
+}
+
 /* ---- memory ---- */
 
 static void *allocate(size_t size, size_t align)

@@ -443,6 +443,9 @@ static void teardown_thread(void *arg)
 	struct uio_run *run = run_begin(r, NULL, 0);
 
 	t->run = run;
+	for (struct uio_at_unload *u = r->at_unload; run && u && how == UIO_RUN_RETURNED;
+	     u = u->next)
+		how = call(run, (uintptr_t)u->fn, run->stack_high, (uintptr_t)u->arg, 0, 0);
 	for (uint32_t i = r->nfini; run && i-- > 0 && how == UIO_RUN_RETURNED;)
 		how = call(run, r->calls[r->ninit + i], run->stack_high, 0, 0, 0);
 	if (how != UIO_RUN_RETURNED)

@@ -12,9 +12,9 @@
 #include "file.h"
 #include "ninep.h"
 
-#define PATH_SIZE    4096u
-#define GUEST_PREFIX "guest:"
-#define AT_REMOVEDIR 0x200u
+#define PATH_SIZE        4096u
+#define GUEST_PREFIX     "guest:"
+#define REMOVE_DIRECTORY 0x200u
 
 struct uio_file {
 	bool guest;
@@ -213,7 +213,7 @@ int uio_file_rmdir(const char *path)
 	char *p = resolve(path, &guest, &rc);
 
 	if (p)
-		rc = guest ? uio_port_fs_unlink(p) : uio_ninep_unlink(p, AT_REMOVEDIR);
+		rc = guest ? uio_port_fs_unlink(p) : uio_ninep_unlink(p, REMOVE_DIRECTORY);
 	uio_port_free(p);
 	return rc;
 }

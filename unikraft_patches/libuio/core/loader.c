@@ -99,10 +99,17 @@ static void note_references(struct loader *l)
 	}
 }
 
+/* Which program a C++ object belongs to: the one name that each program has of its own. */
+static bool is_handle(const struct elf_file *elf, const struct elf_symbol *s)
+{
+	return s->shndx == SECTION_INDEX_UNDEF &&
+	       !strcmp(uio_elf_symbol_name(elf, s), "__dso_handle");
+}
+
 static bool is_import(const struct loader *l, uint32_t i)
 {
 	return i && l->elf.symbols[i].shndx == SECTION_INDEX_UNDEF && l->places[i].flags &&
-	       *uio_elf_symbol_name(&l->elf, &l->elf.symbols[i]);
+	       !is_handle(&l->elf, &l->elf.symbols[i]);
 }
 
 static bool take_answer(struct loader *l, uint32_t i, const struct uio_symbol *answer,
@@ -298,6 +305,8 @@ static void place_symbols(struct loader *l)
 
 		if (s->shndx == SECTION_INDEX_ABS)
 			place->address = s->value;
+		else if (is_handle(&l->elf, s))
+			place->address = l->resident->o.base;
 		else if (s->shndx == SECTION_INDEX_COMMON)
 			place->address += l->part_start[PART_DATA];
 		else if (s->shndx)

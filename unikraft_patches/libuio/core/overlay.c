@@ -90,6 +90,12 @@ void uio_resident_free(struct uio_resident *r)
 	if (r->o.base)
 		uio_arena_release(r->o.base);
 	uio_port_free(r->calls);
+	while (r->at_unload) {
+		struct uio_at_unload *u = r->at_unload;
+
+		r->at_unload = u->next;
+		uio_port_free(u);
+	}
 	uio_port_free(r);
 }
 
@@ -140,13 +146,18 @@ static void take_out(struct uio_resident *r)
 		*at = r->o.next;
 }
 
+static bool has_destructors(const struct uio_resident *r)
+{
+	return r->state == UIO_RESIDENT_READY && (r->nfini || r->at_unload);
+}
+
 /* It is out of the table, and nobody is in it. */
 static void end(struct uio_resident *r)
 {
 	uint8_t hash[UIO_HASH_SIZE];
 
 	memcpy(hash, r->o.hash, sizeof(hash));
-	if (r->state == UIO_RESIDENT_READY && r->nfini)
+	if (has_destructors(r))
 		uio_run_destructors(r);
 	uio_resident_free(r);
 	uio_channel_gone(hash);
@@ -163,7 +174,7 @@ static void unload(struct uio_resident *r)
 
 	take_out(r);
 	/* Destructors are overlay code: the context does not wait for them. */
-	if (r->state == UIO_RESIDENT_READY && r->nfini && !uio_exec_self() &&
+	if (has_destructors(r) && !uio_exec_self() &&
 	    !uio_port_thread_create(&t, "uio-unload", end_in_thread, r, 16 * 1024))
 		return;
 	end(r);

@@ -42,13 +42,21 @@ enum uio_resident_state {
 	UIO_RESIDENT_BROKEN, /* was stopped in the middle of something: goes when it is idle */
 };
 
+/* What __cxa_atexit() was told: objects of C++ to be destroyed at unloading. */
+struct uio_at_unload {
+	struct uio_at_unload *next;
+	void (*fn)(void *arg);
+	void *arg;
+};
+
 struct uio_resident {
 	struct uio_overlay o; /* first: the two are converted by a cast */
 	enum uio_resident_state state;
 	unsigned int nseg;
 	struct uio_segment seg[UIO_SEGMENTS_MAX];
 	uint32_t ninit, nfini;
-	uint64_t *calls; /* ninit constructors, then nfini destructors */
+	uint64_t *calls;                 /* ninit constructors, then nfini destructors */
+	struct uio_at_unload *at_unload; /* newest first */
 	struct uio_file_identity identity;
 	uint64_t last_used_ns;
 	uintptr_t spare_stack; /* of spare_pages: kept for the next run; 0: none */
