@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Gathers the code of the application (the libraries that CONFIG_LIBUIO_APP_LIBS
- * names; Makefile.uk makes UIO_APP_TEXT of it) in one place, so that
- * preempt.c can tell it from kernel code.
+ * and CONFIG_LIBUIO_KEEP_LIBS name; Makefile.uk makes UIO_APP_TEXT of them) in
+ * one place behind the kernel's own, so that preempt.c can tell them apart.
  */
 SECTIONS
 {

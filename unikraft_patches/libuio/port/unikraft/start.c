@@ -51,10 +51,7 @@ void uio_port_image(struct uio_image *out)
 	out->base = __BASE_ADDR;
 	out->end = (__END + UIO_PAGE_SIZE - 1) & ~(uintptr_t)(UIO_PAGE_SIZE - 1);
 	out->text_start = __TEXT;
-	out->text_end = __ETEXT;
-#if CONFIG_LIBUIO_PREEMPT
-	out->text_end = (uintptr_t)uio_app_etext; /* directly behind */
-#endif
+	out->text_end = (uintptr_t)uio_app_etext; /* directly behind the kernel's own */
 #if CONFIG_OPTIMIZE_PIE
 	out->slide = out->base - LINK_BASE;
 #endif
