@@ -19,6 +19,7 @@
 
 /* x87, SSE, AVX, AVX-512 (three parts), PKRU */
 #define XCR0_WANTED 0x2e7u
+#define XCR0_PKRU   0x200u
 
 #define IST_SIZE 16384
 
@@ -122,6 +123,7 @@ void cpu_init(void)
 	uint32_t r[4];
 
 	tables_init();
+	xstate_setup();
 
 	cpuid(0, 0, r);
 	if (r[0] >= 7) {
@@ -130,13 +132,13 @@ void cpu_init(void)
 			write_cr4(read_cr4() | CR4_FSGSBASE);
 			has_fsgsbase = true;
 		}
-		if (r[2] & 1u << 3) {
+		/* Only where XSAVE keeps PKRU per thread. */
+		if (r[2] & 1u << 3 && xcr0 & XCR0_PKRU) {
 			write_cr4(read_cr4() | CR4_PKE);
 			cpu_has_pku = true;
 			__asm__ volatile("wrpkru" : : "a"(0), "c"(0), "d"(0));
 		}
 	}
-	xstate_setup();
 
 	/* syscall loads CS from STAR[47:32] and SS from the next: both are ring 0's. */
 	wrmsr(MSR_STAR, (uint64_t)8 << 32);

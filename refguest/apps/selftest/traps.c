@@ -49,7 +49,7 @@ static const struct attempt attempts[] = {
 	{"non-canonical", CODE("\x8b\x07\xc3"), UIO_TRAP_PROTECTION, 0x8000000000000000},
 	{"ud2", CODE("\x0f\x0b"), UIO_TRAP_INVALID_OPCODE, 0},
 	{"divide", CODE("\x31\xd2\x31\xc9\xf7\xf1\xc3"), UIO_TRAP_DIVIDE, 0},
-	{"stack overflow", CODE("\x48\x89\xfc\x50\xc3"), UIO_TRAP_STACK, 0x60000000},
+	{"stack overflow", CODE("\x48\x89\xfc\x50\xc3"), UIO_TRAP_STACK, 0x70100000},
 };
 
 static bool good;
