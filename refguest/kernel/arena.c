@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The arena: 256 MiB of addresses just below 2 GiB, in reach of 32-bit relocations, where overlays are mapped frame by frame.
+ * The arena: 256 MiB of addresses just below 2 GiB, in reach of 32-bit relocations, where overlays
+ * are mapped frame by frame.
  */
 #include <errno.h>
 #include <string.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Descriptor tables with one IST stack per kind of entry, the system-call MSRs, and the extended state of threads, whose
- * size and parts (AVX, AVX-512, PKRU) come from CPUID. PKU is switched on where the CPU has it; nothing uses it by itself.
+ * Descriptor tables with one IST stack per kind of entry, the system-call MSRs, and the extended
+ * state of threads, whose size and parts (AVX, AVX-512, PKRU) come from CPUID. PKU is switched on
+ * where the CPU has it; nothing uses it by itself.
  */
 #include "cpu.h"
 #include "print.h"
@@ -15,7 +16,7 @@
 
 #define CR4_FSGSBASE (1u << 16)
 #define CR4_OSXSAVE  (1u << 18)
-#define CR4_PKE	     (1u << 22)
+#define CR4_PKE      (1u << 22)
 
 /* x87, SSE, AVX, AVX-512 (three parts), PKRU */
 #define XCR0_WANTED 0x2e7u
@@ -149,7 +150,7 @@ void cpu_init(void)
 void cpu_xstate_init(void *area)
 {
 	memset(area, 0, cpu_xstate_size);
-	((uint16_t *)area)[0] = 0x37f;	    /* FCW */
+	((uint16_t *)area)[0] = 0x37f;  /* FCW */
 	((uint32_t *)area)[6] = 0x1f80; /* MXCSR */
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The processor: special instructions, descriptor tables, the saved state of interrupted code, extended (FPU) state.
+ * The processor: special instructions, descriptor tables, the saved state of interrupted code,
+ * extended (FPU) state.
  */
 #ifndef REFGUEST_CPU_H
 #define REFGUEST_CPU_H
@@ -31,9 +32,9 @@ struct frame {
 _Static_assert(offsetof(struct frame, vector) == 128, "entry.S");
 _Static_assert(offsetof(struct frame, rip) == 144, "entry.S");
 
-extern bool cpu_has_pku;	 /* CR4.PKE is on */
-extern uint64_t syscall_stack;	 /* where syscall_entry goes */
-extern size_t cpu_xstate_size;	 /* of one thread's extended state */
+extern bool cpu_has_pku;       /* CR4.PKE is on */
+extern uint64_t syscall_stack; /* where syscall_entry goes */
+extern size_t cpu_xstate_size; /* of one thread's extended state */
 
 void cpu_init(void);
 /** Extended state as the CPU has it after reset, PKRU open. */

@@ -107,7 +107,8 @@ long sys_close(const uint64_t *a)
 
 /* ---- data ---- */
 
-static ssize_t transfer(struct file *file, const struct iovec *iov, size_t count, uint64_t *offset, bool write)
+static ssize_t transfer(struct file *file, const struct iovec *iov, size_t count, uint64_t *offset,
+			bool write)
 {
 	ssize_t total = 0;
 
@@ -345,7 +346,8 @@ long sys_poll(const uint64_t *a)
 	if (ready || !timeout)
 		return ready;
 	flags = irq_save();
-	status = thread_wait(NULL, timeout < 0 ? NEVER : clock_ns() + (uint64_t)timeout * 1000000u, true);
+	status = thread_wait(NULL, timeout < 0 ? NEVER : clock_ns() + (uint64_t)timeout * 1000000u,
+			     true);
 	irq_restore(flags);
 	return status == -EINTR ? -EINTR : 0;
 }

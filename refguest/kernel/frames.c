@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Physical frames: one bit per frame, set while it is in use or no RAM. Ordinary requests search upwards; the arena takes
- * frames from the top, so that the large pages it makes the page tables split are few.
+ * Physical frames: one bit per frame, set while it is in use or no RAM. Ordinary requests search
+ * upwards; the arena takes frames from the top, so that the large pages it makes the page tables
+ * split are few.
  */
 #include "memory.h"
 
@@ -15,7 +16,7 @@
 static uint64_t *used; /* bit set: not to be had */
 static size_t frame_count;
 static size_t total, left;
-static size_t low_hint;	 /* no free frame below, except hidden ones */
+static size_t low_hint;  /* no free frame below, except hidden ones */
 static size_t high_hint; /* no free frame at or above */
 static uintptr_t hidden_end;
 

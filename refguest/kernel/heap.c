@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The kernel's heap. Small requests come from pages cut into pieces of one size, large ones are whole frames; both carry a
- * header at the start of their first page, by which heap_free() knows them. The application's heap is the C library's own.
+ * The kernel's heap. Small requests come from pages cut into pieces of one size, large ones are
+ * whole frames; both carry a header at the start of their first page, by which heap_free() knows
+ * them. The application's heap is the C library's own.
  */
 #include <string.h>
 
@@ -12,7 +13,8 @@
 #define SMALL_MAGIC 0x736d616c6c686561ull
 #define LARGE_MAGIC 0x6c61726765686561ull
 
-static const uint16_t sizes[] = {16, 32, 48, 64, 96, 128, 192, 256, 336, 448, 576, 800, 1008, 1344, 2016};
+static const uint16_t sizes[] = {16,  32,  48,  64,  96,   128,  192, 256,
+				 336, 448, 576, 800, 1008, 1344, 2016};
 #define CLASSES (sizeof(sizes) / sizeof(sizes[0]))
 
 struct piece {
@@ -21,7 +23,7 @@ struct piece {
 
 struct block {
 	uint64_t magic;
-	size_t pages;		    /* large */
+	size_t pages;               /* large */
 	struct block *next, **link; /* small: list of pages with free pieces */
 	struct piece *free;
 	uint32_t class, in_use;
@@ -102,7 +104,7 @@ void *heap_alloc(size_t size)
 	if (size > sizes[CLASSES - 1])
 		return size > SIZE_MAX / 2 ? NULL : alloc_large(size);
 	while (sizes[class] < size)
-		class++;
+		class ++;
 	return alloc_small(class);
 }
 
@@ -131,7 +133,8 @@ void heap_free(void *ptr)
 		list_add(block);
 	piece->next = block->free;
 	block->free = piece;
-	/* One empty page per size stays, so that a lone alloc and free in turn does not make pages. */
+	/* One empty page per size stays, so that a lone alloc and free in turn does not make pages.
+	 */
 	if (--block->in_use == 0 && (partial[block->class] != block || block->next)) {
 		list_remove(block);
 		block->magic = 0;

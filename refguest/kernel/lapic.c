@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The clock is the time-stamp counter, measured once against the PIT together with the local APIC's timer, whose one-shot mode
- * gives the only timer interrupt. The date comes from the CMOS clock. The old interrupt controllers are switched off: devices
- * use MSI-X.
+ * The clock is the time-stamp counter, measured once against the PIT together with the local APIC's
+ * timer, whose one-shot mode gives the only timer interrupt. The date comes from the CMOS clock.
+ * The old interrupt controllers are switched off: devices use MSI-X.
  */
 #include "lapic.h"
 
@@ -13,9 +13,9 @@
 #include "print.h"
 #include "trap.h"
 
-#define TIMER_VECTOR	32
+#define TIMER_VECTOR    32
 #define CALIBRATE_TICKS 11932 /* of 1193182 Hz: 10 ms */
-#define CALIBRATE_NS	10000101ull
+#define CALIBRATE_NS    10000101ull
 
 enum {
 	LAPIC_EOI = 0xb0,
@@ -29,8 +29,8 @@ enum {
 };
 
 static volatile uint8_t *lapic;
-static uint64_t tsc_base, tsc_mult;  /* ns = ticks * mult >> 32 */
-static uint64_t timer_mult;	     /* ticks = ns * mult >> 32 */
+static uint64_t tsc_base, tsc_mult; /* ns = ticks * mult >> 32 */
+static uint64_t timer_mult;         /* ticks = ns * mult >> 32 */
 uint64_t clock_wall_base;
 
 static void lapic_write(unsigned int reg, uint32_t value)

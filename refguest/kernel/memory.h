@@ -2,9 +2,10 @@
 /*
  * Memory: physical frames, page tables, heap, and the arena for overlays.
  *
- * All RAM is mapped at its own address, readable and writable, never executable. Two kinds of frames are not: those that lie
- * where the arena is (machines with more than 1.75 GiB), and those that the arena takes. So nothing can be written through a
- * second address that may be executed at the first.
+ * All RAM is mapped at its own address, readable and writable, never executable. Two kinds of
+ * frames are not: those that lie where the arena is (machines with more than 1.75 GiB), and those
+ * that the arena takes. So nothing can be written through a second address that may be executed at
+ * the first.
  */
 #ifndef REFGUEST_MEMORY_H
 #define REFGUEST_MEMORY_H
@@ -29,8 +30,8 @@
 #define PTE_UNCACHED 0x18ul
 #define PTE_LARGE    0x80ul
 #define PTE_OWNED    0x200ul /* ours: the entry holds a frame, present or not */
-#define PTE_KEY	     (15ul << 59)
-#define PTE_NX	     (1ul << 63)
+#define PTE_KEY      (15ul << 59)
+#define PTE_NX       (1ul << 63)
 #define PTE_FRAME    0x000ffffffffff000ul
 
 #define PTE_RW (PTE_PRESENT | PTE_WRITE | PTE_NX | PTE_OWNED)
@@ -51,7 +52,8 @@ bool frames_are_ram(uintptr_t address, size_t size);
 
 /* paging.c */
 void paging_init(const struct hvm_start_info *info);
-/** The 4 KiB entry for va; missing tables are made (create) and large pages split. NULL: none, or no memory. */
+/** The 4 KiB entry for va; missing tables are made (create) and large pages split. NULL: none, or
+ * no memory. */
 uint64_t *page_entry(uintptr_t va, bool create);
 bool page_is_present(uintptr_t va);
 /** Give pages that are mapped at their own address the rights of flags. -ENOMEM. */

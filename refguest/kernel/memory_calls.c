@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Memory for the application: anonymous mappings are frames in a row at their own address, so that nothing is ever faulted in.
- * There is no program break: the C library then uses mappings. Files are mapped by copying, privately.
+ * Memory for the application: anonymous mappings are frames in a row at their own address, so that
+ * nothing is ever faulted in. There is no program break: the C library then uses mappings. Files
+ * are mapped by copying, privately.
  */
 #include <errno.h>
 #include <string.h>

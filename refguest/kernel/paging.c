@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Page tables: RAM at its own address in 2 MiB pages, split where single pages need other rights; the image in 4 KiB pages by
- * section; nothing at address 0.
+ * Page tables: RAM at its own address in 2 MiB pages, split where single pages need other rights;
+ * the image in 4 KiB pages by section; nothing at address 0.
  */
 #include "memory.h"
 
@@ -150,7 +150,8 @@ int page_protect(uintptr_t va, size_t pages, uint64_t flags)
 	while (va < end) {
 		uint64_t *entry = large_entry(va, false);
 
-		if (entry && is_large(entry) && (*entry & ~(PTE_FRAME | PTE_LARGE | 0x60)) == flags) {
+		if (entry && is_large(entry) &&
+		    (*entry & ~(PTE_FRAME | PTE_LARGE | 0x60)) == flags) {
 			va = (va | (LARGE_PAGE - 1)) + 1;
 			continue;
 		}

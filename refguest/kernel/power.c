@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Off through ACPI's PM1a control register, which QEMU's pc and q35 both have at 0x604 (S5 is sleep type 0). After a panic a
- * pvpanic device is told first (QEMU then reports GUEST_PANICKED), then isa-debug-exit. Writes to ports that are not there do
- * nothing.
+ * Off through ACPI's PM1a control register, which QEMU's pc and q35 both have at 0x604 (S5 is sleep
+ * type 0). After a panic a pvpanic device is told first (QEMU then reports GUEST_PANICKED), then
+ * isa-debug-exit. Writes to ports that are not there do nothing.
  */
 #include "power.h"
 
 #include "cpu.h"
 #include "print.h"
 
-#define PVPANIC	     0x505
+#define PVPANIC      0x505
 #define DEBUG_EXIT   0x501
 #define PM1A_CONTROL 0x604
 #define SLEEP_ENABLE 0x2000

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Serial port (16550 at COM1) and formatted messages. A message is formatted into one buffer first, so that lines of the
- * kernel and of the application do not mix within.
+ * Serial port (16550 at COM1) and formatted messages. A message is formatted into one buffer first,
+ * so that lines of the kernel and of the application do not mix within.
  */
 #include "print.h"
 
@@ -11,9 +11,9 @@
 #include <stdbool.h>
 #include <string.h>
 
-#define COM1	0x3f8
-#define FIFO	16
-#define LSR	5
+#define COM1     0x3f8
+#define FIFO     16
+#define LSR      5
 #define LSR_THRE 0x20
 
 void serial_init(void)
@@ -123,14 +123,17 @@ void kvprintf(const char *format, va_list ap)
 			number = wide ? va_arg(ap, long) : va_arg(ap, int);
 			if (number < 0)
 				put(&line, '-');
-			put_number(&line, number < 0 ? -(uint64_t)number : (uint64_t)number, 10, width, pad);
+			put_number(&line, number < 0 ? -(uint64_t)number : (uint64_t)number, 10,
+				   width, pad);
 			break;
 		case 'u':
-			put_number(&line, wide ? va_arg(ap, unsigned long) : va_arg(ap, unsigned int), 10,
+			put_number(&line,
+				   wide ? va_arg(ap, unsigned long) : va_arg(ap, unsigned int), 10,
 				   width, pad);
 			break;
 		case 'x':
-			put_number(&line, wide ? va_arg(ap, unsigned long) : va_arg(ap, unsigned int), 16,
+			put_number(&line,
+				   wide ? va_arg(ap, unsigned long) : va_arg(ap, unsigned int), 16,
 				   width, pad);
 			break;
 		case 'p':

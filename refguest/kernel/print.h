@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The kernel's own messages. Its printf is separate from the C library's, which may use vector registers and locks.
+ * The kernel's own messages. Its printf is separate from the C library's, which may use vector
+ * registers and locks.
  */
 #ifndef REFGUEST_PRINT_H
 #define REFGUEST_PRINT_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The application's beginning and end. Ending it ends the machine, unless the command line says `exit=stay`: then its threads
- * are gone but those of libuio go on.
+ * The application's beginning and end. Ending it ends the machine, unless the command line says
+ * `exit=stay`: then its threads are gone but those of libuio go on.
  */
 #include "process.h"
 
@@ -25,7 +25,8 @@ static int argument_count;
 static char *options[MAX_ARGS + 1];
 static int option_count;
 
-/** Split the command line in place: kernel options, `--`, the application's arguments. Quotes group words. */
+/** Split the command line in place: kernel options, `--`, the application's arguments. Quotes group
+ * words. */
 void boot_parse(char *line)
 {
 	bool app = false;
@@ -68,24 +69,25 @@ const char *boot_option(const char *name)
 
 static uint64_t app_stack(uint64_t top)
 {
-	static const char *const environment[] = {"HOME=/", "PATH=/bin", "TERM=dumb", "TMPDIR=/tmp"};
+	static const char *const environment[] = {"HOME=/", "PATH=/bin", "TERM=dumb",
+						  "TMPDIR=/tmp"};
 	const Elf64_Ehdr *ehdr = (const Elf64_Ehdr *)__image_start;
 	uint64_t *random = (uint64_t *)(top - 16);
 	uint64_t *sp = random;
 	const uint64_t auxv[] = {
 		AT_PAGESZ, PAGE_SIZE,
-		AT_PHDR, (uint64_t)__image_start + ehdr->e_phoff,
-		AT_PHENT, ehdr->e_phentsize,
-		AT_PHNUM, ehdr->e_phnum,
-		AT_ENTRY, (uint64_t)_start,
-		AT_UID, 0,
-		AT_EUID, 0,
-		AT_GID, 0,
-		AT_EGID, 0,
+		AT_PHDR,   (uint64_t)__image_start + ehdr->e_phoff,
+		AT_PHENT,  ehdr->e_phentsize,
+		AT_PHNUM,  ehdr->e_phnum,
+		AT_ENTRY,  (uint64_t)_start,
+		AT_UID,    0,
+		AT_EUID,   0,
+		AT_GID,    0,
+		AT_EGID,   0,
 		AT_SECURE, 0,
 		AT_CLKTCK, 100,
 		AT_RANDOM, (uint64_t)random,
-		AT_NULL, 0,
+		AT_NULL,   0,
 	};
 	size_t env = sizeof(environment) / sizeof(environment[0]);
 	size_t words = 1 + (size_t)argument_count + 1 + env + 1 + sizeof(auxv) / 8;

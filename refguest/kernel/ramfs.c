@@ -89,10 +89,11 @@ static const char *skip_slashes(const char *path)
 }
 
 /**
- * Go to the directory that holds the last component of path, which *name and *len then give (length 0: path names the
- * directory itself).
+ * Go to the directory that holds the last component of path, which *name and *len then give (length
+ * 0: path names the directory itself).
  */
-static struct node *walk(struct node *dir, const char *path, const char **name, size_t *len, int *error)
+static struct node *walk(struct node *dir, const char *path, const char **name, size_t *len,
+			 int *error)
 {
 	if (!*path) {
 		*error = -ENOENT;

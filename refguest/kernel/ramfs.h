@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The guest's file system: a tree in memory, filled at boot from the archive that the build embeds. Files keep their data in
- * pages. Everything returns a negative errno on failure.
+ * The guest's file system: a tree in memory, filled at boot from the archive that the build embeds.
+ * Files keep their data in pages. Everything returns a negative errno on failure.
  */
 #ifndef REFGUEST_RAMFS_H
 #define REFGUEST_RAMFS_H

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * One run queue, first come first served; one list of sleepers; one timer that is armed only when something is due. Without a
- * runnable thread the CPU halts on the stack of whoever blocked last. A tick exists only while a thread of libuio competes
- * for the CPU, so that an idle uIO costs nothing.
+ * One run queue, first come first served; one list of sleepers; one timer that is armed only when
+ * something is due. Without a runnable thread the CPU halts on the stack of whoever blocked last. A
+ * tick exists only while a thread of libuio competes for the CPU, so that an idle uIO costs
+ * nothing.
  */
 #include "sched.h"
 
@@ -17,7 +18,7 @@
 #include "trap.h"
 
 #define KERNEL_STACK_PAGES 3
-#define SLICE_NS	   2000000ull
+#define SLICE_NS           2000000ull
 
 struct thread *current;
 struct thread *all_threads;
@@ -28,7 +29,7 @@ static struct thread *sleep_head;
 static struct thread *zombie;
 static uint32_t next_id = 1;
 static unsigned int runnable_ours;
-static uint64_t armed = NEVER;	/* when the timer will fire */
+static uint64_t armed = NEVER; /* when the timer will fire */
 static uint64_t slice_start;
 static bool resched;
 
@@ -185,7 +186,8 @@ static void save_state(struct thread *t)
 	}
 }
 
-/** Give the CPU to the next runnable thread. Interrupts off; the current thread is in whatever list it belongs to. */
+/** Give the CPU to the next runnable thread. Interrupts off; the current thread is in whatever list
+ * it belongs to. */
 static void schedule(void)
 {
 	struct thread *prev = current, *next;
@@ -291,8 +293,9 @@ static bool is_within(uint64_t ip, const uint8_t *start, const uint8_t *end)
 }
 
 /*
- * The C library may be left anywhere by a thread of the application: libuio starts its threads with pthread_create(), from
- * then on the library's locks are real. A thread of libuio may not: core code that calls memcpy() is still core code.
+ * The C library may be left anywhere by a thread of the application: libuio starts its threads with
+ * pthread_create(), from then on the library's locks are real. A thread of libuio may not: core
+ * code that calls memcpy() is still core code.
  */
 static bool is_preemptible(uint64_t ip)
 {
@@ -409,7 +412,8 @@ void thread_exit(void)
 	reap();
 	unlist(current);
 	zombie = current;
-	/* Nothing of its registers will be needed, but its extended state must not be loaded by anybody. */
+	/* Nothing of its registers will be needed, but its extended state must not be loaded by
+	 * anybody. */
 	current->calls_c = true;
 	schedule();
 	panic("a dead thread runs");
@@ -431,7 +435,8 @@ int thread_divert(struct thread *t, void (*fn)(void *), void *arg)
 	uint64_t flags = irq_save();
 	int status = -EAGAIN;
 
-	if (t != current && t->started && (t->state == THREAD_BLOCKED || t->state == THREAD_RUNNABLE)) {
+	if (t != current && t->started &&
+	    (t->state == THREAD_BLOCKED || t->state == THREAD_RUNNABLE)) {
 		detach(t);
 		set_context(t, t->kernel_stack_top, (uint64_t)divert_entry, (uint64_t)arg,
 			    (uint64_t)fn);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Threads. The kernel itself is never preempted; application and overlay code is, while a thread of libuio wants to run.
+ * Threads. The kernel itself is never preempted; application and overlay code is, while a thread of
+ * libuio wants to run.
  */
 #ifndef REFGUEST_SCHED_H
 #define REFGUEST_SCHED_H
@@ -25,9 +26,9 @@ struct thread {
 	void *xstate;
 	uint64_t fs_base;
 	enum thread_state state;
-	bool ours;	/* of libuio */
-	bool calls_c;	/* leaves the CPU in a C call: vector registers need not be kept */
-	bool started;	/* has reached its function */
+	bool ours;    /* of libuio */
+	bool calls_c; /* leaves the CPU in a C call: vector registers need not be kept */
+	bool started; /* has reached its function */
 	bool interruptible;
 	int reason; /* why it was woken */
 	uint32_t mxcsr, pkru;
@@ -78,8 +79,9 @@ void sched_yield_now(void);
 /** Yield if somebody who waits for the CPU should have it; for the end of system calls. */
 void sched_check(void);
 /**
- * Block the current thread on a queue (may be NULL) until woken, until the deadline (clock_ns(); NEVER) or, when
- * interruptible, a signal. Interrupts are off before and after. 0, -ETIMEDOUT, -EINTR.
+ * Block the current thread on a queue (may be NULL) until woken, until the deadline (clock_ns();
+ * NEVER) or, when interruptible, a signal. Interrupts are off before and after. 0, -ETIMEDOUT,
+ * -EINTR.
  */
 int thread_wait(struct wait_queue *queue, uint64_t deadline, bool interruptible);
 /** Make a blocked thread runnable; its wait gives reason. Interrupts off. */
@@ -89,7 +91,8 @@ int thread_divert(struct thread *t, void (*fn)(void *), void *arg);
 
 uint64_t thread_cpu_ns(const struct thread *t);
 
-/* Called by entry.S, on the kernel stack of the thread whose frame was copied there; gives the frame to leave by. */
+/* Called by entry.S, on the kernel stack of the thread whose frame was copied there; gives the
+ * frame to leave by. */
 struct frame *preempt(struct frame *frame);
 bool sched_wants_preemption(const struct frame *frame);
 

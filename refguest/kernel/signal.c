@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Signals as on Linux: dispositions of the process, masks and pending sets of threads, delivery when a thread leaves the
- * kernel (from a system call or from preemption) by a frame on its stack in Linux' layout, so that the C library's restorer
- * and handlers with SA_SIGINFO work. Stopping is not implemented: those signals are ignored.
+ * Signals as on Linux: dispositions of the process, masks and pending sets of threads, delivery
+ * when a thread leaves the kernel (from a system call or from preemption) by a frame on its stack
+ * in Linux' layout, so that the C library's restorer and handlers with SA_SIGINFO work. Stopping is
+ * not implemented: those signals are ignored.
  */
 #include "signal.h"
 
@@ -14,7 +15,7 @@
 #include "process.h"
 #include "syscall.h"
 
-#define NSIG 64
+#define NSIG     64
 #define BIT(sig) (1ull << ((sig)-1))
 
 enum {
@@ -34,7 +35,7 @@ enum {
 	 BIT(SIGURG) | BIT(SIGWINCH))
 
 #define HANDLER_DEFAULT 0
-#define HANDLER_IGNORE	1
+#define HANDLER_IGNORE  1
 
 #define SA_NODEFER   0x40000000u
 #define SA_RESETHAND 0x80000000u
@@ -183,7 +184,8 @@ static bool on_alt_stack(const struct thread *t, uint64_t sp)
 	return sp - t->alt_stack < t->alt_stack_size;
 }
 
-static void push_handler(struct frame *frame, int sig, const struct action *action, uint64_t old_mask)
+static void push_handler(struct frame *frame, int sig, const struct action *action,
+			 uint64_t old_mask)
 {
 	struct thread *t = current;
 	uint64_t sp = frame->rsp - 128;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The string functions that the kernel uses. The C library's own may touch vector registers, which belong to the interrupted
- * application, and read the stack protector's value through %fs. Hidden, so that only the kernel sees these.
+ * The string functions that the kernel uses. The C library's own may touch vector registers, which
+ * belong to the interrupted application, and read the stack protector's value through %fs. Hidden,
+ * so that only the kernel sees these.
  */
 #include <stddef.h>
 #include <stdint.h>

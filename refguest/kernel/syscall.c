@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The table of system calls, and those that need no file of their own. Everything runs in ring 0: `syscall` is only the
- * convention by which the C library reaches the kernel, and pointers are trusted.
+ * The table of system calls, and those that need no file of their own. Everything runs in ring 0:
+ * `syscall` is only the convention by which the C library reaches the kernel, and pointers are
+ * trusted.
  */
 #include "syscall.h"
 

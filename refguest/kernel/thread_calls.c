@@ -24,12 +24,12 @@ enum {
 #define ARCH_SET_FS 0x1002
 #define ARCH_GET_FS 0x1003
 
-#define CLONE_VM	     0x100u
-#define CLONE_SETTLS	     0x80000u
+#define CLONE_VM             0x100u
+#define CLONE_SETTLS         0x80000u
 #define CLONE_PARENT_SETTID  0x100000u
 #define CLONE_CHILD_CLEARTID 0x200000u
 #define CLONE_CHILD_SETTID   0x1000000u
-#define CLONE_THREAD	     0x10000u
+#define CLONE_THREAD         0x10000u
 
 static struct wait_queue futexes; /* of all addresses: waiters are few */
 

@@ -89,7 +89,8 @@ static long sleep_until(uint64_t deadline, struct kernel_timespec *left)
 	if (left) {
 		uint64_t ns = deadline > now ? deadline - now : 0;
 
-		*left = (struct kernel_timespec){(int64_t)(ns / NS_PER_S), (int64_t)(ns % NS_PER_S)};
+		*left = (struct kernel_timespec){(int64_t)(ns / NS_PER_S),
+						 (int64_t)(ns % NS_PER_S)};
 	}
 	return -EINTR;
 }
@@ -101,7 +102,8 @@ static long sleep_for(const struct kernel_timespec *request, uint64_t clock, boo
 
 	if (request->s < 0 || request->ns < 0 || request->ns >= (int64_t)NS_PER_S)
 		return -EINVAL;
-	ns = request->s > 0x7fffffff ? NEVER / 2 : (uint64_t)request->s * NS_PER_S + (uint64_t)request->ns;
+	ns = request->s > 0x7fffffff ? NEVER / 2
+				     : (uint64_t)request->s * NS_PER_S + (uint64_t)request->ns;
 	if (!absolute)
 		base = clock_ns();
 	else if (clock == CLOCK_REALTIME)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What happens on exceptions (the hook, else a report and the end) and interrupts (the handler of the vector, then perhaps
- * preemption: sched.c decides).
+ * What happens on exceptions (the hook, else a report and the end) and interrupts (the handler of
+ * the vector, then perhaps preemption: sched.c decides).
  */
 #include "trap.h"
 
@@ -15,7 +15,7 @@
 #include "sched.h"
 
 #define FIRST_DEVICE_VECTOR 64
-#define SPURIOUS_VECTOR	    255
+#define SPURIOUS_VECTOR     255
 
 static const char *const names[32] = {
 	[0] = "divide error",
@@ -78,16 +78,21 @@ static void dump(const struct frame *f, uint64_t address)
 	const char *name = f->vector < 32 && names[f->vector] ? names[f->vector] : "exception";
 	const struct thread *t = current;
 
-	kprintf("\nrefguest: %s (vector %lu, error %lx) in thread %u \"%s\"", name, f->vector, f->error,
-		t ? t->id : 0, t ? t->name : "boot");
+	kprintf("\nrefguest: %s (vector %lu, error %lx) in thread %u \"%s\"", name, f->vector,
+		f->error, t ? t->id : 0, t ? t->name : "boot");
 	if (f->vector == 14)
 		kprintf(": cannot %s address %lx",
-			f->error & 16 ? "execute" : f->error & 2 ? "write" : "read", address);
-	kprintf("\nrip %016lx  rsp %016lx  flags %lx  pkru %lx\n", f->rip, f->rsp, f->rflags, f->pkru);
+			f->error & 16  ? "execute"
+			: f->error & 2 ? "write"
+				       : "read",
+			address);
+	kprintf("\nrip %016lx  rsp %016lx  flags %lx  pkru %lx\n", f->rip, f->rsp, f->rflags,
+		f->pkru);
 	kprintf("rax %016lx  rbx %016lx  rcx %016lx  rdx %016lx\n", f->rax, f->rbx, f->rcx, f->rdx);
 	kprintf("rsi %016lx  rdi %016lx  rbp %016lx  r8  %016lx\n", f->rsi, f->rdi, f->rbp, f->r8);
 	kprintf("r9  %016lx  r10 %016lx  r11 %016lx  r12 %016lx\n", f->r9, f->r10, f->r11, f->r12);
-	kprintf("r13 %016lx  r14 %016lx  r15 %016lx  cr3 %016lx\n", f->r13, f->r14, f->r15, read_cr3());
+	kprintf("r13 %016lx  r14 %016lx  r15 %016lx  cr3 %016lx\n", f->r13, f->r14, f->r15,
+		read_cr3());
 	backtrace(f);
 }
 
@@ -137,7 +142,8 @@ unsigned int interrupt_alloc(void (*handler)(void *), void *arg)
 	return 0;
 }
 
-/** Gives the frame to go on with: the same, or a copy on the thread's kernel stack if it is to be preempted. */
+/** Gives the frame to go on with: the same, or a copy on the thread's kernel stack if it is to be
+ * preempted. */
 struct frame *interrupt_dispatch(struct frame *frame)
 {
 	unsigned int vector = (unsigned int)frame->vector;

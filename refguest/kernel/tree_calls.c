@@ -263,6 +263,7 @@ long sys_utimensat(const uint64_t *a)
 	if (!node)
 		return error;
 	if (times && times[1].tv_nsec < 1000000000)
-		node->mtime_ns = (uint64_t)times[1].tv_sec * 1000000000u + (uint64_t)times[1].tv_nsec;
+		node->mtime_ns =
+			(uint64_t)times[1].tv_sec * 1000000000u + (uint64_t)times[1].tv_nsec;
 	return 0;
 }

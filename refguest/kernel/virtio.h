@@ -44,14 +44,15 @@ void virtio_start(struct virtio_device *dev);
 /* virtio_queue.c */
 struct virtio_queue *queue_create(unsigned int size);
 void queue_destroy(struct virtio_queue *q);
-/** Addresses of descriptor table, available and used ring: in a row, as legacy devices want them. */
+/** Addresses of descriptor table, available and used ring: in a row, as legacy devices want them.
+ */
 void queue_addresses(const struct virtio_queue *q, uint64_t out[3]);
-void queue_attach(struct virtio_queue *q, volatile void *doorbell, uint16_t io, uint16_t index, bool events,
-		  void (*notify)(void *), void *arg);
+void queue_attach(struct virtio_queue *q, volatile void *doorbell, uint16_t io, uint16_t index,
+		  bool events, void (*notify)(void *), void *arg);
 /** From the interrupt: call notify if there is something. */
 void queue_interrupt(struct virtio_queue *q);
-int queue_add(struct virtio_queue *q, const struct virtio_piece *pieces, unsigned int out, unsigned int in,
-	      void *cookie);
+int queue_add(struct virtio_queue *q, const struct virtio_piece *pieces, unsigned int out,
+	      unsigned int in, void *cookie);
 void queue_kick(struct virtio_queue *q);
 void *queue_get(struct virtio_queue *q, uint32_t *len);
 bool queue_irq_on(struct virtio_queue *q);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Finding and setting up virtio devices on PCI (virtio 1.1, section 4.1): the modern interface where the device has it, else the
- * legacy one.
+ * Finding and setting up virtio devices on PCI (virtio 1.1, section 4.1): the modern interface
+ * where the device has it, else the legacy one.
  */
 #include <errno.h>
 #include <string.h>
@@ -12,7 +12,7 @@
 #include "trap.h"
 #include "virtio.h"
 
-#define VENDOR	  0x1af4
+#define VENDOR    0x1af4
 #define NO_VECTOR 0xffff
 
 enum { STATUS_ACKNOWLEDGE = 1, STATUS_DRIVER = 2, STATUS_DRIVER_OK = 4, STATUS_FEATURES_OK = 8 };
@@ -208,7 +208,8 @@ int virtio_config(struct virtio_device *dev, size_t offset, void *buf, size_t le
 {
 	uint8_t *out = buf;
 
-	if (dev->modern && (!dev->config || offset > dev->config_size || len > dev->config_size - offset))
+	if (dev->modern &&
+	    (!dev->config || offset > dev->config_size || len > dev->config_size - offset))
 		return -EINVAL;
 	for (size_t i = 0; i < len; i++) {
 		if (dev->modern)
@@ -259,8 +260,8 @@ static void enable_legacy(const struct virtio_device *dev, struct virtio_queue *
 	outw(dev->io + LEGACY_QUEUE_VECTOR, entry);
 }
 
-static int setup_queue(struct virtio_device *dev, unsigned int i, uint16_t entry, void (*notify)(void *),
-		       void *arg)
+static int setup_queue(struct virtio_device *dev, unsigned int i, uint16_t entry,
+		       void (*notify)(void *), void *arg)
 {
 	unsigned int size = device_queue_size(dev, i);
 	struct virtio_queue *q = size ? queue_create(size) : NULL;

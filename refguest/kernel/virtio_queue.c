@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Split virtqueue (virtio 1.1, section 2.6). With EVENT_IDX the device and we tell one another from which index on we want to
- * hear; without it, flags do. queue_get() does not ask for interrupts: queue_irq_on() does.
+ * Split virtqueue (virtio 1.1, section 2.6). With EVENT_IDX the device and we tell one another from
+ * which index on we want to hear; without it, flags do. queue_get() does not ask for interrupts:
+ * queue_irq_on() does.
  */
 #include <errno.h>
 #include <string.h>
@@ -14,7 +15,7 @@
 #define DESC_WRITE 2
 
 #define AVAIL_NO_INTERRUPT 1
-#define USED_NO_NOTIFY	   1
+#define USED_NO_NOTIFY     1
 
 struct desc {
 	uint64_t addr;
@@ -108,8 +109,8 @@ void queue_addresses(const struct virtio_queue *q, uint64_t out[3])
 	out[2] = (uint64_t)q->used;
 }
 
-void queue_attach(struct virtio_queue *q, volatile void *doorbell, uint16_t io, uint16_t index, bool events,
-		  void (*notify)(void *), void *arg)
+void queue_attach(struct virtio_queue *q, volatile void *doorbell, uint16_t io, uint16_t index,
+		  bool events, void (*notify)(void *), void *arg)
 {
 	q->doorbell = doorbell;
 	q->io = io;
@@ -137,8 +138,8 @@ static uint64_t physical(const void *addr)
 	return (*page_entry(va, true) & PTE_FRAME) + va % PAGE_SIZE;
 }
 
-int queue_add(struct virtio_queue *q, const struct virtio_piece *pieces, unsigned int out, unsigned int in,
-	      void *cookie)
+int queue_add(struct virtio_queue *q, const struct virtio_piece *pieces, unsigned int out,
+	      unsigned int in, void *cookie)
 {
 	unsigned int n = out + in;
 	uint16_t head = q->free_head, at = head, last = head;
@@ -201,7 +202,8 @@ void *queue_get(struct virtio_queue *q, uint32_t *len)
 		entry = &q->used->ring[q->used_index % q->size];
 		head = entry->id;
 		q->used_index++;
-		/* What the device says is checked: an id that we did not hand out is passed over. */
+		/* What the device says is checked: an id that we did not hand out is passed over.
+		 */
 		if (head < q->size && q->cookies[head])
 			break;
 	}

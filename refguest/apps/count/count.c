@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The demonstration's application: counts once a second by the step in /etc/count.conf and reads that file again on SIGHUP.
- * It knows nothing of uIO; overlays may call set_count() or look at the variables.
+ * The demonstration's application: counts once a second by the step in /etc/count.conf and reads
+ * that file again on SIGHUP. It knows nothing of uIO; overlays may call set_count() or look at the
+ * variables.
  */
 #include <errno.h>
 #include <signal.h>

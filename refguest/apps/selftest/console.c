@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A virtio console driven through the port alone: finds the port named org.uio.channel, echoes what comes in until a piece ends
- * in "quit\n". Not libuio's driver: just enough of one to know that devices, queues and interrupts work.
+ * A virtio console driven through the port alone: finds the port named org.uio.channel, echoes what
+ * comes in until a piece ends in "quit\n". Not libuio's driver: just enough of one to know that
+ * devices, queues and interrupts work.
  */
 #include <string.h>
 
@@ -9,8 +10,8 @@
 
 #define DEVICE_CONSOLE 3
 #define F_MULTIPORT    (1ull << 1)
-#define QUEUES	       6 /* receive and transmit of port 0, of control, of port 1 */
-#define BUFFER	       4096
+#define QUEUES         6 /* receive and transmit of port 0, of control, of port 1 */
+#define BUFFER         4096
 
 enum { PORT_READY = 3, PORT_NAME = 7, PORT_OPEN = 6, DEVICE_READY = 0, DEVICE_ADD = 1 };
 enum { CONTROL_IN = 2, CONTROL_OUT = 3, DATA_IN = 4, DATA_OUT = 5 };

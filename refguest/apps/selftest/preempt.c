@@ -14,7 +14,8 @@ static volatile int beats;
 /** A loop that never enters the kernel, in registers an interrupt must not change. */
 __attribute__((noinline)) static bool spin_until(volatile bool *condition)
 {
-	uint64_t pattern[4] = {0x1111111111111111, 0x2222222222222222, 0x3333333333333333, 0x4444444444444444};
+	uint64_t pattern[4] = {0x1111111111111111, 0x2222222222222222, 0x3333333333333333,
+			       0x4444444444444444};
 	uint64_t low[2], high[2];
 	uint64_t r8, r15;
 
@@ -35,7 +36,8 @@ __attribute__((noinline)) static bool spin_until(volatile bool *condition)
 			 : [low] "=m"(low), [high] "=m"(high), [r8] "=&r"(r8), [r15] "=&r"(r15)
 			 : [p] "r"(pattern), [c] "m"(*condition)
 			 : "xmm3", "xmm15", "r8", "r15", "cc", "memory");
-	return !memcmp(low, pattern, 16) && !memcmp(high, pattern + 2, 16) && r8 == 0x5a5a && r15 == 0xa5a5;
+	return !memcmp(low, pattern, 16) && !memcmp(high, pattern + 2, 16) && r8 == 0x5a5a &&
+	       r15 == 0xa5a5;
 }
 
 static void beat(void *arg)
@@ -43,7 +45,10 @@ static void beat(void *arg)
 	(void)arg;
 	for (beats = 0; beats < 50; beats++) {
 		/* Whatever the interrupted code keeps in vector registers, we use them too. */
-		__asm__ volatile("pxor %%xmm3, %%xmm3; pxor %%xmm15, %%xmm15" : : : "xmm3", "xmm15");
+		__asm__ volatile("pxor %%xmm3, %%xmm3; pxor %%xmm15, %%xmm15"
+				 :
+				 :
+				 : "xmm3", "xmm15");
 		uio_port_sleep(1000000);
 	}
 	flag = true;

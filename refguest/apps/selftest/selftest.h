@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Tests of the reference guest from the inside: the port's calls as libuio's core would make them, and system calls as an
- * application makes them. Each prints "ok NAME" or says what was wrong.
+ * Tests of the reference guest from the inside: the port's calls as libuio's core would make them,
+ * and system calls as an application makes them. Each prints "ok NAME" or says what was wrong.
  */
 #ifndef SELFTEST_H
 #define SELFTEST_H
@@ -12,12 +12,12 @@
 
 #include <uio/port.h>
 
-#define CHECK(condition)                                                                                \
-	do {                                                                                            \
-		if (!(condition)) {                                                                     \
-			printf("selftest: %s:%d: not so: %s\n", __FILE__, __LINE__, #condition);        \
-			return false;                                                                   \
-		}                                                                                       \
+#define CHECK(condition)                                                                           \
+	do {                                                                                       \
+		if (!(condition)) {                                                                \
+			printf("selftest: %s:%d: not so: %s\n", __FILE__, __LINE__, #condition);   \
+			return false;                                                              \
+		}                                                                                  \
 	} while (0)
 
 typedef bool test_fn(void);

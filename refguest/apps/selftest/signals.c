@@ -25,7 +25,8 @@ static void send_after_ms(void *arg)
 
 static bool send(int sig)
 {
-	return uio_port_thread_create(NULL, "signal", send_after_ms, (void *)(intptr_t)sig, 32768) == 0;
+	return uio_port_thread_create(NULL, "signal", send_after_ms, (void *)(intptr_t)sig,
+				      32768) == 0;
 }
 
 bool test_signal_interrupts_sleep(void)
@@ -98,7 +99,8 @@ static void with_context(int sig, siginfo_t *info, void *arg)
 
 bool test_signal_context(void)
 {
-	struct sigaction action = {.sa_sigaction = with_context, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+	struct sigaction action = {.sa_sigaction = with_context,
+				   .sa_flags = SA_SIGINFO | SA_ONSTACK};
 	static char stack[32768];
 	stack_t alternate = {.ss_sp = stack, .ss_size = sizeof(stack)};
 	uint64_t value = 0x123456789abcdef, after;

@@ -56,7 +56,8 @@ static bool good;
 
 static bool try(const struct attempt *attempt)
 {
-	void (*code)(uint64_t) = (void (*)(uint64_t))(uintptr_t)map_code(attempt->code, attempt->len);
+	void (*code)(uint64_t) =
+		(void (*)(uint64_t))(uintptr_t)map_code(attempt->code, attempt->len);
 	uint64_t address = attempt->address == 1 ? (uint64_t)(uintptr_t)code : attempt->address;
 	volatile bool caught = false;
 
@@ -69,8 +70,8 @@ static bool try(const struct attempt *attempt)
 		caught = true;
 	unmap_code((void *)(uintptr_t)code);
 	if (!caught || seen.kind != attempt->kind)
-		printf("selftest: %s: kind %d, address %lx, error %lx\n", attempt->name, (int)seen.kind,
-		       (unsigned long)seen.address, (unsigned long)seen.error_code);
+		printf("selftest: %s: kind %d, address %lx, error %lx\n", attempt->name,
+		       (int)seen.kind, (unsigned long)seen.address, (unsigned long)seen.error_code);
 	CHECK(caught);
 	CHECK(seen.kind == attempt->kind);
 	if (seen.vector == 14 && attempt->kind != UIO_TRAP_STACK)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The guest's own files for libuio: the kernel's ramfs, with descriptors apart from the application's. Directories are listed
- * without "." and "..".
+ * The guest's own files for libuio: the kernel's ramfs, with descriptors apart from the
+ * application's. Directories are listed without "." and "..".
  */
 #include <errno.h>
 #include <sys/stat.h>
@@ -88,7 +88,8 @@ int uio_port_fs_readdir(const char *path, int (*fn)(const struct uio_dirent *, v
 	if (!S_ISDIR(node->mode))
 		return -ENOTDIR;
 	for (const struct node *child = node->children; child && !status; child = child->next) {
-		struct uio_dirent entry = {child->name, child->ino, (unsigned char)(child->mode >> 12 & 15)};
+		struct uio_dirent entry = {child->name, child->ino,
+					   (unsigned char)(child->mode >> 12 & 15)};
 
 		status = fn(&entry, arg);
 	}

@@ -25,7 +25,8 @@ void uio_port_image(struct uio_image *out)
 {
 	/* struct elf_note: sizes of name and description, type, "GNU", the id. */
 	const uint32_t *note = (const uint32_t *)__build_id_start;
-	bool has_id = __build_id_end - __build_id_start > 16 && note[0] == 4 && note[2] == NOTE_BUILD_ID;
+	bool has_id =
+		__build_id_end - __build_id_start > 16 && note[0] == 4 && note[2] == NOTE_BUILD_ID;
 
 	*out = (struct uio_image){
 		.base = (uintptr_t)__image_start,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Threads and events. Threads are started with pthread_create(), so that they have all that the C library gives a thread; the
- * kernel's clone() is told beforehand that this one is libuio's. A struct uio_thread is the kernel's struct thread.
+ * Threads and events. Threads are started with pthread_create(), so that they have all that the C
+ * library gives a thread; the kernel's clone() is told beforehand that this one is libuio's. A
+ * struct uio_thread is the kernel's struct thread.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -38,8 +39,8 @@ static void *begin(void *arg)
 	return NULL;
 }
 
-int uio_port_thread_create(struct uio_thread **out, const char *name, void (*fn)(void *arg), void *arg,
-			   size_t stack)
+int uio_port_thread_create(struct uio_thread **out, const char *name, void (*fn)(void *arg),
+			   void *arg, size_t stack)
 {
 	struct beginning *beginning = heap_alloc(sizeof(*beginning));
 	struct thread_spawn spawn = {.name = name, .stack_size = stack};
@@ -98,11 +99,8 @@ void uio_port_sleep(uint64_t ns)
 int uio_port_thread_foreach(int (*fn)(const struct uio_thread_info *, void *), void *arg)
 {
 	static const char letters[] = {
-		[THREAD_NEW] = 'S',
-		[THREAD_RUNNING] = 'R',
-		[THREAD_RUNNABLE] = 'r',
-		[THREAD_BLOCKED] = 'S',
-		[THREAD_DEAD] = 'Z',
+		[THREAD_NEW] = 'S',     [THREAD_RUNNING] = 'R', [THREAD_RUNNABLE] = 'r',
+		[THREAD_BLOCKED] = 'S', [THREAD_DEAD] = 'Z',
 	};
 	int status = 0;
 

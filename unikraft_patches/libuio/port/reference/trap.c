@@ -28,7 +28,8 @@ static enum uio_trap_kind page_kind(const struct frame *f, uint64_t address)
 {
 	if (f->error & PAGE_EXECUTE)
 		return UIO_TRAP_EXECUTE;
-	if (!(f->error & PAGE_PRESENT) && address >= PAGE_SIZE && address - f->rsp + STACK_REACH < 2 * STACK_REACH)
+	if (!(f->error & PAGE_PRESENT) && address >= PAGE_SIZE &&
+	    address - f->rsp + STACK_REACH < 2 * STACK_REACH)
 		return UIO_TRAP_STACK;
 	return f->error & PAGE_WRITE ? UIO_TRAP_WRITE : UIO_TRAP_READ;
 }
@@ -64,8 +65,8 @@ static bool hook(struct frame *f, uint64_t address)
 		.ip = f->rip,
 		.sp = f->rsp,
 		.flags = f->rflags,
-		.regs = {f->rax, f->rbx, f->rcx, f->rdx, f->rsi, f->rdi, f->rbp, f->r8, f->r9, f->r10,
-			 f->r11, f->r12, f->r13, f->r14, f->r15},
+		.regs = {f->rax, f->rbx, f->rcx, f->rdx, f->rsi, f->rdi, f->rbp, f->r8, f->r9,
+			 f->r10, f->r11, f->r12, f->r13, f->r14, f->r15},
 	};
 
 	if (!port_hook(&trap))

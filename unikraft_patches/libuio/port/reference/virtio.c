@@ -44,9 +44,11 @@ void uio_port_virtio_start(struct uio_vdev *dev)
 	virtio_start(from_port(dev));
 }
 
-int uio_port_vq_add(struct uio_vq *vq, const struct uio_sg *sg, unsigned int out, unsigned int in, void *cookie)
+int uio_port_vq_add(struct uio_vq *vq, const struct uio_sg *sg, unsigned int out, unsigned int in,
+		    void *cookie)
 {
-	return queue_add((struct virtio_queue *)vq, (const struct virtio_piece *)sg, out, in, cookie);
+	return queue_add((struct virtio_queue *)vq, (const struct virtio_piece *)sg, out, in,
+			 cookie);
 }
 
 void uio_port_vq_kick(struct uio_vq *vq)
