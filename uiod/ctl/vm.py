@@ -18,13 +18,14 @@ from uiod.ctl.options import Json, Quiet, VmName, VmNames, duration
 from uiod.ctl.output import Output, size, span
 
 _PATIENCE_S = 2.0
+_ROUND_S = 60.0  # of waiting, until the daemon is asked again
 
 
 def ps(json: Json = False, quiet: Quiet = False) -> None:
     """List the VMs below the runtime root, also those whose daemon is gone.
 
-    States: what the daemon says; `orphaned` if QEMU runs without a daemon; `stale` if only files
-    are left; `hung` if the daemon does not answer.
+    States: what the daemon says or said at the end; `orphaned` if QEMU runs without a daemon;
+    `stale` if only files are left; `hung` if the daemon does not answer.
 
     \b
     Examples:
@@ -55,8 +56,10 @@ def look(api: Api) -> dict[str, Any]:
     try:
         info = api.get("/v1/vm", timeout=_PATIENCE_S)
     except NotRunning:
-        state = "orphaned" if _qemu_listens(api.directory) else "stale"
-        return {"name": api.name, "state": state, "ready": False}
+        if _qemu_listens(api.directory):
+            return {"name": api.name, "state": "orphaned", "ready": False}
+        last = vms.last_info(api)
+        return {"name": api.name, "state": "stale", "ready": False} if last is None else last
     except ApiError as error:
         return {"name": api.name, "state": "unknown", "reason": error.message}
     except (CtlError, OSError):
@@ -101,7 +104,14 @@ def inspect(
       uioctl inspect web --json
     """
     out = Output(json=json)
-    info = vms.find(vm).get("/v1/vm")
+    api = vms.find(vm)
+    try:
+        info = api.get("/v1/vm")
+    except NotRunning:
+        last = vms.last_info(api)
+        if last is None:
+            raise
+        info = last
     if field is None:
         out.fields(_flat(info), info)
         return
@@ -268,7 +278,9 @@ def wait(
         info = wait_for(vms.find(vm), what, limit)
     except CtlError as error:
         if error.status == TIMED_OUT:
-            show(f"the VM {vm} is not {what} after {limit:g} s")
+            show(
+                f"the VM {vm} is not {what}" + (f" after {limit:g} s" if limit is not None else "")
+            )
             return TIMED_OUT
         raise
     if json or Output().as_json:
@@ -281,14 +293,19 @@ def wait_for(api: Api, what: str, limit_s: float | None) -> Any:
 
     :raise ApiError: 408 after the limit
     """
-    target = "/v1/wait" + query(**{"for": what, "timeout_s": limit_s})
-    # The daemon keeps the limit; ours only ends what a hung daemon leaves open.
-    patience = None if limit_s is None else limit_s + 5.0
-    try:
-        return api.get(target, timeout=patience)
-    except (NotRunning, ConnectionError):
-        if what == "stopped":
-            return None
-        raise
-    except TimeoutError:
-        raise ApiError(408, f"the VM {api.name} does not answer") from None
+    deadline = None if limit_s is None else time.monotonic() + limit_s
+    while True:
+        left = _ROUND_S if deadline is None else max(0.0, deadline - time.monotonic())
+        target = "/v1/wait" + query(**{"for": what, "timeout_s": min(left, _ROUND_S)})
+        try:
+            # The daemon keeps the time; ours only ends what a hung daemon leaves open.
+            return api.get(target, timeout=min(left, _ROUND_S) + 5.0)
+        except (NotRunning, ConnectionError):
+            if what == "stopped":
+                return None
+            raise
+        except TimeoutError:
+            raise ApiError(408, f"the VM {api.name} does not answer") from None
+        except ApiError as error:
+            if error.http != 408 or (deadline is not None and time.monotonic() >= deadline):
+                raise

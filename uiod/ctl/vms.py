@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 from uiod.ctl.client import Api
 from uiod.ctl.errors import CtlError, UnknownVm
 from uiod.ctl.settings import settings
-from uiod.paths import runtime_root
+from uiod.paths import RuntimeDir, runtime_root
 
 
 def root() -> str:
@@ -23,7 +25,7 @@ def names() -> list[str]:
         entries = sorted(os.listdir(top))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    files = ("api.sock", "state.json", "lock")
+    files = ("api.sock", "state.json", "lock", "last.json", "serial.log")
     return [
         name for name in entries if any(os.path.lexists(f"{top}/{name}/{file}") for file in files)
     ]
@@ -52,3 +54,17 @@ def find(name: str) -> Api:
             f"no VM is running below {root()} (--runtime-dir or $UIO_RUNTIME_DIR say where to look)"
         )
     raise UnknownVm(f"there is no VM {name!r}", hint)
+
+
+def last_info(api: Api) -> dict[str, Any] | None:
+    """What the daemon wrote down of a VM that has ended (the last `VmInfo`); None if it has not."""
+    import json  # noqa: PLC0415 (not on exec's way)
+
+    try:
+        with open(RuntimeDir(Path(api.directory)).last, "rb") as file:
+            info = json.loads(file.read(1 << 20))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(info, dict):
+        return None
+    return info | {"name": api.name, "ready": False, "pid": None, "qemu_pid": None}
