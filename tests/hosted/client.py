@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A small blocking client of the channel for tests.
 
-It speaks docs/protocol.md by itself, without the product's code, so that a mistake common to both ends is not invisible,
-and can say what no daemon would: half frames, wrong frames, no credit.
+It speaks docs/protocol.md by itself, without the product's code, so that a mistake common to both ends is seen, and can
+say what no daemon would: half frames, wrong frames, no credit.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,7 @@ SYMQ, SYMR, LISTQ, LISTR, UNLOAD, LOG, GONE = 0x30, 0x31, 0x32, 0x33, 0x34, 0x40
 OK, NOT_FOUND, REFUSED, ERROR, FAULT, TIMEOUT, CANCELLED, NEED_IMAGE = range(8)
 SYNC_MAGIC = b"\x00uIO\xffSYN"
 DEADLINE_S = 30.0
+SYNC_AGAIN_S = 0.25
 
 
 @dataclass
@@ -177,11 +179,20 @@ class Client:
             nonce = int.from_bytes(os.urandom(8), "little")
         self.send(SYNC, 0, 1, SYNC_MAGIC + struct.pack("<Q", nonce))
         mark = b"\x00uIO\xffHEL" + struct.pack("<Q", nonce)
+        deadline = time.monotonic() + DEADLINE_S
+        self.sock.settimeout(SYNC_AGAIN_S)
         while (at := self.buffer.find(mark)) < 0:
-            more = self.sock.recv(1 << 18)
+            try:
+                more = self.sock.recv(1 << 18)
+            except TimeoutError:
+                if time.monotonic() > deadline:
+                    raise
+                self.send(SYNC, 0, 1, SYNC_MAGIC + struct.pack("<Q", nonce))
+                continue
             if not more:
                 raise EOFError
             self.buffer = self.buffer[-(HEADER.size + 15) :] + more
+        self.sock.settimeout(DEADLINE_S)
         self.buffer = self.buffer[at - HEADER.size :]
         return parse_hello(self.receive().payload)
 
