@@ -216,6 +216,7 @@ class Channel:
         self.frames_out = 0
         self._new_nonce = nonce
         self._nonce = 0
+        self._complained = False  # about this session's HELLO
         self._in = bytearray()
         self._out = bytearray()
         self._next = 1
@@ -263,7 +264,7 @@ class Channel:
         elif self.state is State.READY:
             self._send(Type.RESET, payload=notice.encode()[:1024])
         self.state = State.SYNCHRONISING
-        self._nonce = self._new_nonce()
+        self._nonce, self._complained = self._new_nonce(), False
         self._send(Type.SYNC, 0, VERSION, Sync(nonce=self._nonce).encode())
         return lost
 
@@ -310,7 +311,7 @@ class Channel:
             lost = self._lose(reason) or [Lost(reason, ())]
             self._send(Type.RESET, payload=str(error).encode("utf-8", "replace")[:1024])
             self.state = State.SYNCHRONISING
-            self._nonce = self._new_nonce()
+            self._nonce, self._complained = self._new_nonce(), False
             events += lost
         return events
 
@@ -356,12 +357,20 @@ class Channel:
         if end > len(buffer):
             del buffer[:start]
             return False
-        payload = bytes(buffer[at:end])
+        if version != VERSION:
+            del buffer[:end]
+            raise ProtocolError(f"the guest speaks version {version} of the channel, not {VERSION}")
+        try:
+            self.hello = Hello.decode(bytes(buffer[at:end]))
+        except ProtocolError as error:
+            # It may have been cut off by the guest's end, and a whole one begins within what seemed to be its payload.
+            if not self._complained:
+                self._complained = True
+                events.append(Lost(f"the guest's HELLO cannot be read: {error}", ()))
+            del buffer[: at + 1]
+            return True
         del buffer[:end]
         self.frames_in += 1
-        if version != VERSION:
-            raise ProtocolError(f"the guest speaks version {version} of the channel, not {VERSION}")
-        self.hello = Hello.decode(payload)
         self.state = State.READY
         events.append(Ready(self.hello))
         return True

@@ -26,22 +26,6 @@ from console.frames import ExecFlag, Exit, ExitKind, Frame, Stream, Type
 WINDOW = 16 * 1024
 BASE = 0x200000
 PUSH = 0x10000000
-BUILTINS = (
-    *(
-        "echo",
-        "cat",
-        "env",
-        "fail",
-        "sleep",
-        "flood",
-        "errors",
-        "kill",
-        "fault",
-        "size",
-        "log",
-        "bad",
-    ),
-)
 
 
 @dataclass
@@ -76,9 +60,10 @@ class Guest:
         self.running: dict[int, Running] = {}
         self.images: dict[int, bytearray] = {}
         self.resident: dict[bytes, tuple[int, int, str, int]] = {}
-        self.scope = trio.CancelScope()
+        self.symbols: dict[int, tuple[frames.SymbolReply, ...]] = {}
         self.build_id = bytes.fromhex(words.get("build_id", "aa" * 20))
         self.booted = 0
+        self.builtins = tuple(name[3:] for name in dir(self) if name.startswith("do_"))
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """One connection of a host."""
@@ -132,7 +117,7 @@ class Guest:
             push_size=int(self.words.get("push_size", 1 << 24)),
             build_id=self.build_id,
             kernel="fake 1.0",
-            builtins=BUILTINS,
+            builtins=self.builtins,
         )
 
     async def frame(self, got: Frame) -> None:
@@ -168,6 +153,10 @@ class Guest:
             there = self.resident.pop(digest, None)
             exit = Exit(ExitKind.OK) if there else Exit(ExitKind.ERROR, -2, "not resident")
             await self.send(Type.EXIT, got.id, exit.kind, exit.encode())
+        elif got.type is Type.SYMR:
+            self.symbols[got.id] = frames.decode_symbols(got.arg, got.payload)
+            for command in self.running.values():
+                command.wake()
         elif (command := self.running.get(got.id)) is not None:
             if got.type is Type.DATA:
                 command.stdin += got.payload
@@ -212,7 +201,7 @@ class Guest:
         if command.flags & ExecFlag.IMAGE:
             return await self.overlay(command)
         name, *arguments = command.exec.argv
-        if name not in BUILTINS:
+        if name not in self.builtins:
             return Exit(ExitKind.NOT_FOUND, -2, f"no {name}")
         return await getattr(self, f"do_{name}")(command, arguments)
 
@@ -319,6 +308,19 @@ class Guest:
 
     async def do_bad(self, _command: Running, _arguments: list[str]) -> Exit:
         await self.send(Type.DATA, 4_000_000, Stream.STDOUT, b"for nobody")
+        return Exit(ExitKind.OK)
+
+    async def do_forget(self, _command: Running, _arguments: list[str]) -> Exit:
+        self.resident.clear()  # without GONE: the host believes they are there
+        return Exit(ExitKind.OK)
+
+    async def do_symbols(self, command: Running, arguments: list[str]) -> Exit:
+        query = frames.SymbolQuery(bytes(32), tuple(arguments))
+        await self.send(Type.SYMQ, 77, len(arguments), query.encode())
+        while 77 not in self.symbols:
+            await self.wait(command)
+        for reply in self.symbols.pop(77):
+            await self.write(command, f"{reply.address:#x} {reply.size} {reply.type}\n".encode())
         return Exit(ExitKind.OK)
 
     async def do_kill(self, _command: Running, _arguments: list[str]) -> Exit:
