@@ -90,9 +90,9 @@ class Reloc:
     addend: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Object:
-    """A parsed relocatable object."""
+    """A parsed relocatable object; the same only as itself."""
 
     data: bytes
     sections: list[Section]

@@ -31,7 +31,7 @@ def _modrm(reg: int, memory: bool, register: bool) -> bytes:
 def _encoding(name: str, prefix: str, why: str, tail: bytes = b"") -> Encoding:
     literal = re.escape(bytes.fromhex(prefix))
     # A lookahead, so that overlapping occurrences are all found.
-    return Encoding(name, re.compile(b"(?s)(?=" + literal + tail + b")"), why)
+    return Encoding(name, re.compile(b"(?=" + literal + tail + b")"), why)
 
 
 _PKRU = "it changes the rights of the protection domain"
@@ -69,8 +69,13 @@ MULTI_BYTE: tuple[Encoding, ...] = (
 )
 
 
+_ANY = re.compile(b"|".join(e.pattern.pattern for e in MULTI_BYTE))
+
+
 def find(code: bytes) -> Iterator[tuple[int, Encoding]]:
     """Every occurrence in the bytes, aligned or not."""
+    if not _ANY.search(code):  # nearly always, and much faster than one by one
+        return
     for encoding in MULTI_BYTE:
         for match in encoding.pattern.finditer(code):
             yield match.start(), encoding

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import struct
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -106,8 +107,19 @@ def imports(obj: Object) -> list[Sym]:
 _OWN = ("__dso_handle",)  # names the linker itself defines: the base of the image
 
 
+#: what was found for objects that are still in use: linking again for another place is common
+_layouts: weakref.WeakKeyDictionary[Object, Layout] = weakref.WeakKeyDictionary()
+_checked: weakref.WeakSet[Object] = weakref.WeakSet()
+
+
 def layout(obj: Object) -> Layout:
     """Place the sections; raises LinkError where the guest would refuse the object anyway."""
+    if (known := _layouts.get(obj)) is None:
+        known = _layouts[obj] = _layout(obj)
+    return known
+
+
+def _layout(obj: Object) -> Layout:
     out = Layout()
     groups: dict[int, list[Section]] = {PROT_R | PROT_X: [], PROT_R: [], PROT_R | PROT_W: []}
     for section in obj.allocated():
@@ -469,6 +481,8 @@ def _unsupported(section: Section, reloc: Reloc, symbol: Sym) -> str:
 
 def check(obj: Object) -> None:
     """Everything link() refuses that does not depend on the kernel or the place; raises LinkError."""
+    if obj in _checked:
+        return
     layout(obj)
     entry(obj)
     for index, entries in obj.relocs.items():
@@ -483,3 +497,4 @@ def check(obj: Object) -> None:
                 raise LinkError(_unsupported(section, reloc, symbol))
             if reloc.type in RULES and reloc.offset + RULES[reloc.type].width > section.size:
                 raise LinkError(f"a relocation reaches over the end of section {section.name}")
+    _checked.add(obj)
