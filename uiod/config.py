@@ -8,6 +8,7 @@ directory), defaults are filled in. What is on the other end of the paths is che
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator
@@ -220,7 +221,7 @@ class _Checker:
         if kind is Path:
             if not isinstance(value, str) or not value or "\0" in value:
                 raise ValueError("expected a path")
-            return self.base / Path(value).expanduser()
+            return Path(os.path.normpath(self.base / Path(value).expanduser()))
         if get_origin(kind) is list:
             if not isinstance(value, list):
                 raise ValueError('expected a list, in brackets: ["…"]')

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PAGE = 4096
 _KEPT_BYTES = 1 << 20  # of linked images
 _INLINE_BYTES = 128 * 1024  # larger overlays are linked in a thread, so that nobody waits for it
+_FORMER = 32
 _KINDS = {"function": 1, "object": 2}
 
 
@@ -52,6 +53,9 @@ class Images:
     kernel: Kernel | None
     store: Store | None
     resident: dict[bytes, Place] = field(default_factory=dict)  # by hash
+    former: dict[bytes, Place] = field(
+        default_factory=dict
+    )  # those gone last: a fault may be told of later
     _hello: Hello | None = None
     _linked: OrderedDict[tuple[bytes, bytes, int, int], bytes] = field(default_factory=OrderedDict)
     _linked_bytes: int = 0
@@ -61,6 +65,7 @@ class Images:
         """A session with the guest begins (or, None, ends): what is resident is to be learnt anew."""
         self._hello = hello
         self.resident.clear()
+        self.former.clear()
 
     def learn(self, images: Iterable[Resident]) -> None:
         """What the guest says is resident."""
@@ -71,7 +76,12 @@ class Images:
 
     def gone(self, digest: bytes) -> None:
         """An image is no longer there."""
-        self.resident.pop(digest, None)
+        place = self.resident.pop(digest, None)
+        if place is not None:
+            self.former.pop(digest, None)
+            self.former[digest] = place
+            while len(self.former) > _FORMER:
+                del self.former[next(iter(self.former))]
 
     def mismatch(self) -> str | None:
         """Why nothing can be linked for the guest that runs, if so."""

@@ -227,6 +227,8 @@ class Guest:
         text = f"{' '.join(command.exec.argv)}: {what} at {base:#x}\n"
         await self.write(command, text.encode())
         if "crash" in command.exec.argv:
+            del self.resident[digest]
+            await self.send(Type.GONE, 0, 0, frames.Digest(hash=digest).encode())
             return self.fault_at(base)
         return Exit(ExitKind.OK, run_ns=1000)
 
