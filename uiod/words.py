@@ -36,9 +36,11 @@ class Words:
         self._kernel: Kernel | None = images.kernel
         self._slide = slide
         self._overlay = overlay
+        # The guest may have dropped the image of an overlay that it stopped; the newest to have been there counts.
+        former = dict(reversed(images.former.items()))
         self._places = [
             (place.base, place.size, place.name, digest)
-            for digest, place in images.resident.items()
+            for digest, place in [*images.resident.items(), *former.items()]
         ]
 
     def name(self, address: int) -> str:
