@@ -43,11 +43,11 @@ run() {
 printf '$ uiod start examples/count.cfg &\n'
 uiod start examples/count.cfg >build/demo-uiod.log 2>&1 &
 daemon=$!
-# wait asks again until the daemon's socket is there; a daemon that ends at once ends the wait.
-if ! uioctl wait --for ready --timeout 30 count; then
-	exit 1
-fi
-
+until [ -S "$UIO_RUNTIME_DIR/count/api.sock" ]; do
+	kill -0 "$daemon" || exit 1
+	sleep 0.05
+done
+run 0 uioctl wait --for ready --timeout 30s count
 run 0 uioctl ps
 run 0 uioctl exec count ls /bin
 run 0 uioctl exec count hello world
