@@ -14,6 +14,8 @@
 #include "print.h"
 #include "sched.h"
 
+#define VECTOR_DEBUG        1
+#define VECTOR_BREAKPOINT   3
 #define FIRST_DEVICE_VECTOR 64
 #define SPURIOUS_VECTOR     255
 
@@ -106,7 +108,7 @@ void trap_dispatch(struct frame *frame)
 		kprintf("refguest: panic: exception while handling an exception\n");
 		power_panic();
 	}
-	if (hook) {
+	if (hook && !in_interrupt) {
 		/* The hook is not bound to leave vector registers alone. */
 		static uint8_t area[8192] __attribute__((aligned(64)));
 		bool redirected;
@@ -116,8 +118,13 @@ void trap_dispatch(struct frame *frame)
 		cpu_xstate_restore(area);
 		if (redirected) {
 			trap_depth--;
-			frame->pkru = 0;
-			frame->rflags = (frame->rflags | RFLAGS_IF) & ~(RFLAGS_DF | RFLAGS_TF);
+			/* After a fault the thread goes on elsewhere, with all rights; after a
+			 * breakpoint it only goes on. */
+			if (frame->vector != VECTOR_DEBUG && frame->vector != VECTOR_BREAKPOINT) {
+				frame->pkru = 0;
+				frame->rflags |= RFLAGS_IF;
+				frame->rflags &= ~(uint64_t)(RFLAGS_DF | RFLAGS_TF);
+			}
 			return;
 		}
 	}

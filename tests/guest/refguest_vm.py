@@ -50,13 +50,13 @@ class Guest:
             assert time.monotonic() < deadline, f"{text!r} did not come:\n{self.output}"
             data = os.read(self.process.stdout.fileno(), 65536)
             assert data, f"{text!r} did not come before the end:\n{self.output}"
-            self.output += data.decode(errors="replace").replace("\r\n", "\n")
+            self.output += data.decode(errors="replace").replace("\r", "")
         return self.output
 
     def finish(self) -> str:
         """Wait for the machine to switch itself off; all of its output."""
         rest, _ = self.process.communicate(timeout=DEADLINE_S)
-        self.output += rest.decode(errors="replace").replace("\r\n", "\n")
+        self.output += rest.decode(errors="replace").replace("\r", "")
         return self.output
 
 

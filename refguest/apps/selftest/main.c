@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The list of tests. Arguments name those to run; without, all but the ones that need a device. */
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "selftest.h"
 
@@ -46,6 +48,19 @@ static bool is_wanted(size_t i, int argc, char **argv)
 	return argc < 2 && !tests[i].device;
 }
 
+/** Keep pages of the arena mapped, for a look at the page tables from outside. */
+static int hold(void)
+{
+	uintptr_t base;
+	size_t size;
+
+	uio_port_arena(&base, &size);
+	if (uio_port_map(base, 100, UIO_PROT_READ | UIO_PROT_EXEC) < 0)
+		return 1;
+	printf("selftest: holding\n");
+	return pause();
+}
+
 int main(int argc, char **argv)
 {
 	int failed = 0, run = 0;
@@ -55,6 +70,10 @@ int main(int argc, char **argv)
 		__asm__ volatile("movl $1, 8");
 	if (argc > 1 && !strcmp(argv[1], "exit"))
 		return atoi(argv[2]);
+	if (argc > 1 && !strcmp(argv[1], "hold"))
+		return hold();
+	if (argc > 1 && !strcmp(argv[1], "die"))
+		raise(SIGTERM);
 	for (size_t i = 0; i < TESTS; i++) {
 		bool good;
 
