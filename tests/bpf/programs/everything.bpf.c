@@ -4,7 +4,7 @@
 
 struct stat {
 	uint64_t hits, total;
-	uint32_t last;
+	uint32_t last, zero; /* no padding: the verifier wants every byte written */
 };
 
 struct event {
