@@ -55,6 +55,18 @@ static void context_main(void *arg)
 	}
 }
 
+/* What holds wherever overlays can be run at all; domains add themselves. */
+static void announce_features(void)
+{
+	struct uio_arena arena;
+
+	uio_overlay_arena(&arena);
+	if (arena.size != 0)
+		uio_channel_feature(UIO_FEATURE_FAIL_STOP | UIO_FEATURE_WX);
+	if (uio_builtins_bpf != NULL)
+		uio_channel_feature(UIO_FEATURE_BPF);
+}
+
 int uio_start(void)
 {
 	uio_port_event_init(&context_event);
@@ -68,6 +80,7 @@ int uio_start(void)
 		return err;
 	}
 	uio_fault_init();
+	announce_features();
 
 	struct uio_thread *t;
 	err = uio_port_thread_create(&t, "uio", context_main, NULL, CONTEXT_STACK);
