@@ -15,7 +15,8 @@
 
 #include "thread.h"
 
-#define AUX_STACK_SIZE (2 * UIO_PAGE_SIZE)
+/* For system calls that keep the whole state of the caller there. */
+#define AUX_STACK_PAGES 2u
 
 static struct uio_thread *threads; /* of libuio */
 static unsigned int n_threads;
@@ -45,6 +46,22 @@ static void stack_free(struct uk_alloc *a __unused, void *ptr)
 static struct uk_alloc stacks = {
 	.memalign = stack_memalign,
 	.free = stack_free,
+};
+
+/* And one of auxiliary stacks: whole pages, without the bookkeeping of the default one. */
+static void *aux_memalign(struct uk_alloc *a __unused, __sz align __unused, __sz size __unused)
+{
+	return uk_palloc(uk_alloc_get_default(), AUX_STACK_PAGES);
+}
+
+static void aux_free(struct uk_alloc *a __unused, void *ptr)
+{
+	uk_pfree(uk_alloc_get_default(), ptr, AUX_STACK_PAGES);
+}
+
+static struct uk_alloc aux_stacks = {
+	.memalign = aux_memalign,
+	.free = aux_free,
 };
 
 static void release(struct uk_thread *t)
@@ -88,8 +105,8 @@ int uio_port_thread_create(struct uio_thread **out, const char *name, void (*fn)
 	self->fn = fn;
 	self->arg = arg;
 	self->stack_size = (stack + UIO_PAGE_SIZE - 1) & ~(size_t)(UIO_PAGE_SIZE - 1);
-	self->uk = uk_thread_create_fn1(sched->a, run, self, &stacks, self->stack_size,
-					sched->a_auxstack, AUX_STACK_SIZE, sched->a_uktls, false,
+	self->uk = uk_thread_create_fn1(sched->a, run, self, &stacks, self->stack_size, &aux_stacks,
+					AUX_STACK_PAGES * UIO_PAGE_SIZE, sched->a_uktls, false,
 					self->name, self, release);
 	if (!self->uk) {
 		uio_port_free(self);

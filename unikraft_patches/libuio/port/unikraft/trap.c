@@ -3,8 +3,8 @@
  * CPU exceptions. The core's hook is asked before Unikraft gives up; where it
  * says so, the interrupted thread goes on elsewhere. A page fault that ukvmem
  * can serve (memory paged in on demand) is none of our business, so of page
- * faults only those in the arena and those of protection keys come to the
- * hook first, the others when nobody else has wanted them.
+ * faults only those in the arena, of null pointers and of protection keys come
+ * to the hook first, the others when nobody else has wanted them.
  *
  * Runs in trap context and may return to where it came from: no vector
  * registers here.
@@ -24,6 +24,8 @@
 #define PAGE_ERROR_WRITE 0x02
 #define PAGE_ERROR_FETCH 0x10
 #define PAGE_ERROR_KEY   0x20
+
+#define NULL_ZONE 0x10000u /* null pointers and their fields: nobody has memory there */
 
 #define FLAG_TRAP      0x00100u
 #define FLAG_INTERRUPT 0x00200u
@@ -105,7 +107,8 @@ static int on_page_fault_early(void *data)
 {
 	const struct ukarch_trap_ctx *ctx = data;
 
-	if (ctx->error_code & PAGE_ERROR_KEY || uio_memory_in_arena(ctx->fault_address))
+	if (ctx->error_code & PAGE_ERROR_KEY || ctx->fault_address < NULL_ZONE ||
+	    uio_memory_in_arena(ctx->fault_address))
 		return ask(data);
 	return UK_EVENT_NOT_HANDLED;
 }

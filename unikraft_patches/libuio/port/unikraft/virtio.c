@@ -24,6 +24,12 @@
 /* Of the features the core asks for, the ones that the bus itself negotiates. */
 #define FEATURE_VERSION_1 (1ull << 32)
 
+#if CONFIG_LIBUKVMEM
+#define BUS_MAKES_RINGS true
+#else
+#define BUS_MAKES_RINGS false
+#endif
+
 struct uio_vdev {
 	struct uio_vdev *next;
 	struct virtio_dev *dev;
@@ -113,22 +119,46 @@ static int on_interrupt(struct virtqueue *queue __unused, void *priv)
 	return 1;
 }
 
-/* An allocator for rings, in the form the bus wants: whole pages without the default one's
- * bookkeeping, which would double them. */
+/*
+ * Memory for one virtqueue, as an allocator in the form the bus wants: a ring
+ * in whole pages, and the bus' own record of it in what is left of the last
+ * one. The default allocator would take twice as much for each of them.
+ */
+#define RING_ALIGN UIO_PAGE_SIZE /* of legacy devices */
+
+static char *ring, *ring_rest, *ring_end;
+
+static bool ring_reserve(size_t entries)
+{
+	size_t size = vring_size((unsigned int)entries, RING_ALIGN);
+	size_t pages = (size + UIO_PAGE_SIZE - 1) / UIO_PAGE_SIZE;
+
+	ring = uio_port_dma_alloc(pages * UIO_PAGE_SIZE);
+	if (!ring)
+		return false;
+	ring_rest = ring + ((size + 15) & ~(size_t)15);
+	ring_end = ring + pages * UIO_PAGE_SIZE;
+	return true;
+}
+
 static int ring_memalign(struct uk_alloc *a __unused, void **out, __sz align __unused, __sz size)
 {
-	*out = uio_port_dma_alloc(size);
+	*out = ring && size <= (size_t)(ring_end - ring) ? ring : uio_port_dma_alloc(size);
+	ring = NULL;
 	return *out ? 0 : ENOMEM;
 }
 
 static void *ring_malloc(struct uk_alloc *a __unused, __sz size)
 {
+	if (ring && size <= (size_t)(ring_end - ring_rest))
+		return ring_rest;
 	return uio_port_alloc(size);
 }
 
+/* The bus gives a record back when there is no ring for it, which is when we reserved none. */
 static void ring_free(struct uk_alloc *a __unused, void *ptr)
 {
-	uio_port_free(ptr); /* the bus frees what it has from malloc() when a ring is refused */
+	uio_port_free(ptr);
 }
 
 static struct uk_alloc ring_memory = {
@@ -156,6 +186,11 @@ int uio_port_virtio_queues(struct uio_vdev *dev, unsigned int n, struct uio_vq *
 
 		if (!q)
 			return -ENOMEM;
+		/* With ukvmem the bus takes frames for the rings by itself. */
+		if (!BUS_MAKES_RINGS && !ring_reserve(dev->queue_size[i])) {
+			uio_port_free(q);
+			return -ENOMEM;
+		}
 		q->notify = notify[i];
 		q->arg = arg[i];
 		q->queue = virtio_vqueue_setup(dev->dev, (__u16)i, dev->queue_size[i], on_interrupt,
