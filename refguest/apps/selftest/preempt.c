@@ -67,6 +67,7 @@ bool test_preempt_application(void)
 
 static jmp_buf out;
 static volatile int end;
+static volatile bool begun;
 static struct uio_event over;
 
 /* 1: cmpb $0, (%rdi); je 1b; ret */
@@ -76,6 +77,7 @@ static void overlay(void *code)
 {
 	end = setjmp(out);
 	if (!end) {
+		begun = true;
 		((void (*)(volatile bool *))(uintptr_t)code)(&stop);
 		end = -1;
 	}
@@ -113,10 +115,11 @@ bool test_divert_running(void)
 
 	CHECK(code);
 	for (int round = 1; round <= 20; round++) {
-		stop = false;
+		stop = begun = false;
 		uio_port_event_init(&over);
 		CHECK(uio_port_thread_create(&thread, "loop", overlay, code, STACK) == 0);
-		uio_port_sleep(3000000);
+		while (!begun)
+			uio_port_sleep(1000000);
 		CHECK(uio_port_thread_divert(thread, unwind, (void *)(intptr_t)round) == 0);
 		CHECK(uio_port_event_wait(&over, UINT64_MAX) == 0);
 		CHECK(end == round);

@@ -176,6 +176,7 @@ bool test_pthreads(void)
 static jmp_buf out;
 static struct uio_event blocked, unwound;
 static int passed;
+static volatile bool begun;
 
 static void unwind(void *arg)
 {
@@ -187,6 +188,7 @@ static void waiter(void *arg)
 	(void)arg;
 	passed = setjmp(out);
 	if (!passed) {
+		begun = true;
 		uio_port_event_wait(&blocked, UINT64_MAX);
 		passed = -1;
 	}
@@ -203,7 +205,8 @@ bool test_divert_waiting(void)
 	uio_port_event_init(&unwound);
 	CHECK(uio_port_thread_divert(uio_port_thread_self(), unwind, NULL) == -EAGAIN);
 	CHECK(uio_port_thread_create(&thread, "waiter", waiter, NULL, STACK) == 0);
-	uio_port_sleep(1000000);
+	while (!begun)
+		uio_port_sleep(1000000);
 	CHECK(uio_port_thread_divert(thread, unwind, (void *)7) == 0);
 	CHECK(uio_port_event_wait(&unwound, UINT64_MAX) == 0);
 	CHECK(passed == 7);
