@@ -71,7 +71,7 @@ void app_fill(char *to, int value, size_t n)
 
 __attribute__((used)) static const void *const application[] = {
 	app_sum, app_call, app_fill, &app_counter, app_text, qsort,  snprintf, strlen,
-	memcpy,  strcmp,   memmove,  memset,       strcpy,   strtol, strchr,   rand,
+	memcpy,  strcmp,   memmove,  memset,       strcpy,   strtol, strchr, rand, abs, atoi,
 };
 
 /* ---- port: memory, time ---- */
@@ -89,7 +89,7 @@ void uio_port_log(const char *text, size_t len)
 	fwrite(text, 1, len, stderr);
 }
 
-static const uint8_t build_id[20] = "harness-build-id-123";
+static uint8_t build_id[20];
 
 void uio_port_image(struct uio_image *out)
 {
@@ -399,6 +399,11 @@ static void read_symbols(void)
 	Elf64_Shdr *s = (Elf64_Shdr *)(self_elf + h->e_shoff);
 
 	for (int i = 0; i < h->e_shnum; i++) {
+		char *data = self_elf + s[i].sh_offset;
+
+		/* Note header, "GNU\0", the id */
+		if (s[i].sh_type == SHT_NOTE && ((Elf64_Nhdr *)data)->n_type == NT_GNU_BUILD_ID)
+			memcpy(build_id, data + sizeof(Elf64_Nhdr) + 4, sizeof(build_id));
 		if (s[i].sh_type != SHT_SYMTAB)
 			continue;
 		symbols = (Elf64_Sym *)(self_elf + s[i].sh_offset);
@@ -414,6 +419,21 @@ static const Elf64_Sym *lookup(const char *name)
 		    !strcmp(names + symbols[i].st_name, name))
 			return &symbols[i];
 	return NULL;
+}
+
+/* glibc chooses some functions when it starts: ask as it does. */
+static uint64_t address_of(const Elf64_Sym *s)
+{
+	if (ELF64_ST_TYPE(s->st_info) == STT_GNU_IFUNC)
+		return ((uint64_t(*)(void))(uintptr_t)s->st_value)();
+	return s->st_value;
+}
+
+static bool is_function(const Elf64_Sym *s)
+{
+	unsigned int type = ELF64_ST_TYPE(s->st_info);
+
+	return type == STT_FUNC || type == STT_GNU_IFUNC;
 }
 
 int uio_channel_symq(const uint8_t hash[32], const char *const *asked, unsigned int n,
@@ -434,9 +454,9 @@ int uio_channel_symq(const uint8_t hash[32], const char *const *asked, unsigned 
 			out[i] = (struct uio_symbol){.address = 0x123, .type = 1};
 		else if (s)
 			out[i] = (struct uio_symbol){
-				.address = s->st_value,
+				.address = address_of(s),
 				.size = (uint32_t)s->st_size,
-				.type = ELF64_ST_TYPE(s->st_info) == STT_FUNC ? 1 : 2,
+				.type = is_function(s) ? 1 : 2,
 			};
 	}
 	return 0;
@@ -768,10 +788,13 @@ static void describe(void)
 	uio_port_image(&image);
 	printf("{\"push_base\": %lu, \"push_size\": %lu, \"text_start\": %lu, \"text_end\": %lu, "
 	       "\"base\": %lu, \"end\": %lu, \"app_counter\": %lu, \"app_sum\": %lu, \"puts\": "
-	       "%lu}\n",
+	       "%lu, \"build_id\": \"",
 	       arena.push_base, arena.push_size, image.text_start, image.text_end, image.base,
 	       image.end, (unsigned long)&app_counter, (unsigned long)app_sum,
 	       (unsigned long)lookup("uio_libc_puts")->st_value);
+	for (size_t i = 0; i < sizeof(build_id); i++)
+		printf("%02x", build_id[i]);
+	printf("\"}\n");
 }
 
 static void obey(char **words)

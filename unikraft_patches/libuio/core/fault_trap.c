@@ -9,6 +9,7 @@
 
 enum { TRAP_NMI = 2, TRAP_MACHINE_CHECK = 18 };
 enum { REG_RSI = 4, REG_RDI = 5, REG_RBP = 6 };
+#define STACK_STEP_MAX (256ull << 20)
 #define FLAGS_UNWANTED 0x44500ull /* AC, NT, DF, TF */
 
 /* fault.c, in assembler */
@@ -73,10 +74,15 @@ void uio_run_backtrace(const struct uio_run *run, struct uio_fault *fault)
 	fault->depth = n;
 }
 
-static bool in_guard(const struct uio_run *run, uint64_t address)
+/* The guard was touched; or the stack pointer is below it all, after a step over the guard. */
+static bool is_overflow(const struct uio_run *run, const struct uio_trap *trap)
 {
-	return address < run->stack_low &&
-	       run->stack_low - address <= UIO_STACK_GUARD * UIO_PAGE_SIZE;
+	if (trap->kind != UIO_TRAP_READ && trap->kind != UIO_TRAP_WRITE)
+		return false;
+	if (trap->sp < run->stack_low && run->stack_low - trap->sp < STACK_STEP_MAX)
+		return true;
+	return trap->address < run->stack_low &&
+	       run->stack_low - trap->address <= UIO_STACK_GUARD * UIO_PAGE_SIZE;
 }
 
 bool uio_run_trap(struct uio_trap *trap)
@@ -98,8 +104,7 @@ bool uio_run_trap(struct uio_trap *trap)
 	to = run->fault.trap.regs;
 	for (unsigned int i = 0; i < UIO_TRAP_NREGS; i++)
 		to[i] = from[i];
-	if (in_guard(run, trap->address) &&
-	    (trap->kind == UIO_TRAP_READ || trap->kind == UIO_TRAP_WRITE))
+	if (is_overflow(run, trap))
 		run->fault.trap.kind = UIO_TRAP_STACK;
 	uio_run_backtrace(run, &run->fault);
 	trap->ip = (uintptr_t)uio_run_unwind;

@@ -226,7 +226,7 @@ const char *uio_policy_refusal(const struct uio_policy *policy)
 	    policy->flags & ~(UIO_POLICY_APP_NONE | UIO_POLICY_NEED_DOMAIN))
 		return "its policy is of a version that this guest does not know";
 	if (policy->stack_bytes > UIO_STACK_MAX)
-		return "its policy asks for a stack of more than 8 MiB";
+		return "its policy asks for a stack of more than 16 MiB";
 	if (policy->memory_bytes > MEMORY_MAX)
 		return "its policy asks for too much memory";
 	if (policy->flags & UIO_POLICY_NEED_DOMAIN)

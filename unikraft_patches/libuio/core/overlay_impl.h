@@ -14,7 +14,7 @@
 #define UIO_PAGES(bytes)   (((size_t)(bytes) + UIO_PAGE_SIZE - 1) / UIO_PAGE_SIZE)
 #define UIO_SEGMENTS_MAX   16u
 #define UIO_STACK_DEFAULT  (64u * 1024)
-#define UIO_STACK_MAX      (8u * 1024 * 1024)
+#define UIO_STACK_MAX      (16u * 1024 * 1024)
 #define UIO_STACK_GUARD    16u /* pages below a stack: a large frame must not jump over them */
 #define UIO_RUN_GUARD_HIGH 1u
 
