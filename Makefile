@@ -48,7 +48,7 @@ $(BUILD)/keys/demo.pem: | venv
 
 ##@ Check it
 .PHONY: test
-test: deps-test venv-dev ## all tests, up to Linux' 9P client under QEMU (PYTEST_ARGS=… is passed on)
+test: deps-test venv-dev guest overlays ## all tests, up to Linux' 9P client under QEMU (PYTEST_ARGS=… is passed on)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: lint
