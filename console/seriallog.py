@@ -152,7 +152,7 @@ class SerialLog:
 
     def read(self, position: int, size: int = _PIECE) -> tuple[bytes, int]:
         """(bytes, position behind them); from the oldest one if those asked for are gone. Empty: none yet."""
-        position = max(position, self.start)
+        position = min(max(position, self.start), self.end)
         part = self._current if position >= self._current.base else self._before
         data = part.read(position, min(size, part.base + part.size - position))
         return data, position + len(data)

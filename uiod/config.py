@@ -27,13 +27,8 @@ _FORWARD = re.compile(
 )
 
 
-Size = Annotated[
-    int,
-    msgspec.Meta(
-        description='bytes: a number, or text such as "128M" (K, M, G, T are powers of 1024)',
-        extra_json_schema={"type": ["integer", "string"]},
-    ),
-]
+_SIZE_TEXT = 'bytes: a number, or text such as "128M" (K, M, G, T are powers of 1024)'
+Size = Annotated[int, msgspec.Meta(description=_SIZE_TEXT)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$")]
 Word = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,31}$")]
 Interface = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
@@ -398,4 +393,18 @@ def schema() -> dict[str, Any]:
             }
         raise NotImplementedError(kind)
 
-    return msgspec.json.schema(Document, schema_hook=hook)
+    found = msgspec.json.schema(Document, schema_hook=hook)
+    _allow_texts(found)
+    return found
+
+
+def _allow_texts(part: Any) -> None:
+    # A size is a number for us, and may be a text in the file.
+    if isinstance(part, dict):
+        if part.get("description") == _SIZE_TEXT and part.get("type") == "integer":
+            part["type"] = ["integer", "string"]
+        for value in part.values():
+            _allow_texts(value)
+    elif isinstance(part, list):
+        for value in part:
+            _allow_texts(value)
