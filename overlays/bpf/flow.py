@@ -62,6 +62,16 @@ def _call_effect(insn: Insn) -> tuple[int, int, int]:
     return used, deciding, _CLOBBERED
 
 
+def _end_of_main(insns: Sequence[Insn], pcs: Sequence[int]) -> int:
+    """Where the first function ends; 0 if it is also called."""
+    calls = [
+        pc + 1 + insns[pc].imm
+        for pc in pcs
+        if insns[pc].opcode == isa.CALL and insns[pc].src == isa.CALL_LOCAL
+    ]
+    return min(calls, default=len(insns))
+
+
 class Flow:
     """Bit masks of registers, per instruction: as they are before it."""
 
@@ -75,6 +85,10 @@ class Flow:
             pcs.append(pc)
             pc += 2 if insns[pc].opcode == isa.LDDW else 1
         effects = {pc: _effect(insns[pc]) for pc in pcs}
+        # What the program returns decides nothing; what its functions return may.
+        for pc in range(_end_of_main(insns, pcs)):
+            if insns[pc].opcode == isa.EXIT and pc in effects:
+                effects[pc] = (1, 0, 0, False)
         successors: dict[int, list[int]] = {}
         for pc in pcs:
             insn = insns[pc]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Numbers of which the verifier knows something: bits (tnum), and unsigned and signed bounds, all of 64 bits.
+"""Numbers of which the verifier knows something: bits (tnum), unsigned and signed bounds of all 64 bits, and signed
+bounds of the low 32.
 
 Every operation gives a number that contains each result that the machine could compute; a comparison narrows
 its operands, or says that it cannot turn out this way.
@@ -13,6 +14,7 @@ from overlays.bpf.isa import signed
 
 U64, U32 = (1 << 64) - 1, (1 << 32) - 1
 S64_MIN, S64_MAX = -(1 << 63), (1 << 63) - 1
+S32_MIN, S32_MAX = -(1 << 31), (1 << 31) - 1
 
 
 class Scalar(NamedTuple):
@@ -24,6 +26,8 @@ class Scalar(NamedTuple):
     umax: int
     smin: int
     smax: int
+    lmin: int = S32_MIN
+    lmax: int = S32_MAX
     id: int = 0
 
     @property
@@ -46,8 +50,8 @@ UNKNOWN = Scalar(0, U64, 0, U64, S64_MIN, S64_MAX)
 
 def const(value: int) -> Scalar:
     value &= U64
-    s = signed(value, 64)
-    return Scalar(value, 0, value, value, s, s)
+    s, low = signed(value, 64), signed(value, 32)
+    return Scalar(value, 0, value, value, s, s, low, low)
 
 
 def between(umin: int, umax: int) -> Scalar:
@@ -67,7 +71,15 @@ def _known(found: Scalar | None) -> Scalar:
 
 
 def make(
-    value: int, mask: int, umin: int, umax: int, smin: int, smax: int, id_: int = 0
+    value: int,
+    mask: int,
+    umin: int,
+    umax: int,
+    smin: int,
+    smax: int,
+    lmin: int = S32_MIN,
+    lmax: int = S32_MAX,
+    id_: int = 0,
 ) -> Scalar | None:
     """Let bits and bounds narrow each other. None: no number fits."""
     for _ in range(2):
@@ -83,13 +95,23 @@ def make(
             umin, umax = max(umin, smin & U64), min(umax, smax & U64)
             if umin > umax:
                 return None
+        if umax <= U32:
+            # the low half is all
+            if umin >> 31 == umax >> 31:
+                lmin, lmax = max(lmin, signed(umin, 32)), min(lmax, signed(umax, 32))
+            if lmin > lmax:
+                return None
+            if (lmin < 0) == (lmax < 0):
+                umin, umax = max(umin, lmin & U32), min(umax, lmax & U32)
+                if umin > umax:
+                    return None
         # bits from bounds: what both ends have in common above their first difference
         unknown = (1 << (umin ^ umax).bit_length()) - 1
         if (value ^ umin) & ~(mask | unknown):
             return None
         value, mask = (value | umin & ~unknown) & U64, mask & unknown
         value &= ~mask
-    return Scalar(value, mask, umin, umax, smin, smax, id_)
+    return Scalar(value, mask, umin, umax, smin, smax, lmin, lmax, id_)
 
 
 def intersect(a: Scalar, b: Scalar) -> Scalar | None:
@@ -104,6 +126,8 @@ def intersect(a: Scalar, b: Scalar) -> Scalar | None:
         min(a.umax, b.umax),
         max(a.smin, b.smin),
         min(a.smax, b.smax),
+        max(a.lmin, b.lmin),
+        min(a.lmax, b.lmax),
         a.id,
     )
 
@@ -115,6 +139,8 @@ def covers(a: Scalar, b: Scalar) -> bool:
         and b.umax <= a.umax
         and a.smin <= b.smin
         and b.smax <= a.smax
+        and a.lmin <= b.lmin
+        and b.lmax <= a.lmax
         and not b.mask & ~a.mask
         and not (a.value ^ b.value) & ~a.mask & U64
     )
@@ -253,7 +279,12 @@ def truncate(a: Scalar, bits: int = 32) -> Scalar:
         umin, umax = a.umin & low, a.umax & low
     else:
         umin, umax = 0, low
-    return _known(make(a.value & low, a.mask & low, umin, umax, S64_MIN, S64_MAX))
+    lmin, lmax = S32_MIN, S32_MAX
+    if bits == 32:
+        lmin, lmax = a.lmin, a.lmax
+        if a.smin >= S32_MIN and a.smax <= S32_MAX:
+            lmin, lmax = max(lmin, a.smin), min(lmax, a.smax)
+    return _known(make(a.value & low, a.mask & low, umin, umax, S64_MIN, S64_MAX, lmin, lmax))
 
 
 def sign_extend(a: Scalar, bits: int) -> Scalar:
@@ -261,7 +292,8 @@ def sign_extend(a: Scalar, bits: int) -> Scalar:
     if a.smin >= -(1 << (bits - 1)) and a.smax < 1 << (bits - 1):
         return a
     shift = const(64 - bits)
-    return _arsh(_lsh(a, shift), shift)
+    result = _arsh(_lsh(a, shift), shift)
+    return _known(_bounded(result, smin=a.lmin, smax=a.lmax)) if bits == 32 else result
 
 
 def _sdiv(a: int, b: int) -> int:
@@ -354,6 +386,8 @@ def _bounded(a: Scalar, **bounds: int) -> Scalar | None:
         min(a.umax, bounds.get("umax", U64)),
         max(a.smin, bounds.get("smin", S64_MIN)),
         min(a.smax, bounds.get("smax", S64_MAX)),
+        a.lmin,
+        a.lmax,
         a.id,
     )
 

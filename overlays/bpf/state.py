@@ -134,7 +134,8 @@ class _Match:
         self.ids: dict[int, int] = {}
 
     def same_id(self, old: int, new: int) -> bool:
-        return self.ids.setdefault(old, new) == new
+        """Equal numbers in the old state are equal in the new one; 0 is equal to nothing."""
+        return new != 0 and self.ids.setdefault(old, new) == new
 
     def value(self, old: Value, new: Value, deciding: bool) -> bool:
         if old is None:
@@ -147,7 +148,7 @@ class _Match:
             if not deciding:
                 return True
             if self.exact:
-                return old[:6] == new[:6]
+                return old[:8] == new[:8]
             return scalars.covers(old, new) and (old.id == 0 or self.same_id(old.id, new.id))
         if not isinstance(new, Pointer):
             return False
@@ -156,7 +157,7 @@ class _Match:
         if old.id and not self.same_id(old.id, new.id):
             return False
         if self.exact:
-            return old.offset[:6] == new.offset[:6]
+            return old.offset[:8] == new.offset[:8]
         return scalars.covers(old.offset, new.offset)
 
     def frame(self, old: Frame, new: Frame, live: int, deciding: int) -> bool:
