@@ -350,7 +350,17 @@ def test_exec_imports_little(api: FakeApi) -> None:
         "print(*sorted(sys.modules), file=sys.stderr); sys.exit(status)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, "exec", "count", "echo", "hi"],
+        [
+            sys.executable,
+            "-S",
+            "-c",
+            code,
+            "exec",
+            "count",
+            "echo",
+            "hi",
+        ],  # without any other package
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         timeout=60,
         text=True,
@@ -358,7 +368,15 @@ def test_exec_imports_little(api: FakeApi) -> None:
     )
     assert done.stdout == "hi\n"
     heavy = {"typer", "rich", "trio", "asyncio", "msgspec", "http.client", "email", "subprocess"}
-    heavy |= {"argparse", "tempfile", "concurrent.futures", "difflib"}
+    heavy |= {
+        "argparse",
+        "tempfile",
+        "concurrent.futures",
+        "difflib",
+        "pathlib",
+        "dataclasses",
+        "typing",
+    }
     assert heavy & set(done.stderr.split()) == set()
 
 
@@ -373,6 +391,23 @@ def test_help_imports_no_command() -> None:
     modules = set(done.stderr.split())
     assert "typer" in modules
     assert modules & {"rich", "trio", "msgspec", "uiod.ctl.vm", "uiod.ctl.exec_session"} == set()
+
+
+@pytest.mark.parametrize("given", ["/a/b", "rel/c", "rel/../d", ""])
+def test_the_runtime_root_is_uiods(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from uiod.ctl.settings import settings  # noqa: PLC0415
+    from uiod.ctl.vms import root  # noqa: PLC0415
+    from uiod.paths import runtime_root  # noqa: PLC0415
+
+    monkeypatch.delenv("UIO_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr(settings, "runtime_dir", given or None)
+    assert root() == os.path.normpath(runtime_root(given or None))
+    monkeypatch.setattr(settings, "runtime_dir", None)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    assert root() == str(runtime_root())
+    monkeypatch.setenv("UIO_RUNTIME_DIR", given or "/x")
+    assert root() == os.path.normpath(runtime_root())
 
 
 # --- tables ---

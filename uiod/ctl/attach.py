@@ -20,6 +20,7 @@ from uiod.ctl.options import VmName
 from uiod.ctl.output import Output
 
 _PIECE = 64 << 10
+_SILENCE_S = 1.0
 _PENDING_MAX = 1 << 20  # of typed or pasted bytes that the daemon has not taken yet
 
 
@@ -37,7 +38,8 @@ def attach(
 ) -> None:
     """Use the guest's uIO shell from this terminal. Ctrl-] leaves it; the VM goes on.
 
-    Without a terminal on standard input its content is typed, and the guest's answer printed.
+    Without a terminal on standard input its content is typed, and what the guest answers is printed
+    until it has been silent for a second.
 
     \b
     Examples:
@@ -93,9 +95,7 @@ def relay(sock: socket.socket, keys: DetachKeys | None) -> bool:
             except (BrokenPipeError, ConnectionResetError):
                 return False
         if not reading and not typed:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_WR)
-            return _drain(sock)
+            return _until_silent(sock)
         if ready & (select.POLLIN | select.POLLHUP | select.POLLERR):
             try:
                 data = sock.recv(_PIECE)
@@ -108,10 +108,10 @@ def relay(sock: socket.socket, keys: DetachKeys | None) -> bool:
             write_all(1, data)
 
 
-def _drain(sock: socket.socket) -> bool:
-    """There is no more input: print what still comes."""
-    sock.setblocking(True)
-    with contextlib.suppress(ConnectionResetError):
+def _until_silent(sock: socket.socket) -> bool:
+    """There is no more input, but the guest does not say when it has said everything."""
+    sock.settimeout(_SILENCE_S)
+    with contextlib.suppress(ConnectionResetError, TimeoutError):
         while data := sock.recv(_PIECE):
             write_all(1, data)
     return False

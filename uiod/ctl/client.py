@@ -12,9 +12,12 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from typing import Any
 
 from uiod.ctl.errors import ApiError, NotRunning, ProtocolError
+
+TYPE_CHECKING = False  # as typing's, whose import would take longer than this file's
+if TYPE_CHECKING:
+    from typing import Any
 
 _HEAD_MAX = 16 << 10
 _BODY_MAX = 16 << 20  # of an answer that is read as a whole

@@ -15,11 +15,14 @@ import signal
 import socket
 import stat
 import time
-from typing import Any
 
 from uiod.ctl import errors, execstream, vms
 from uiod.ctl.errors import TRANSPORT, CtlError
 from uiod.ctl.exec_args import ExecArgs, seconds
+
+TYPE_CHECKING = False  # as typing's, whose import would take longer than this file's
+if TYPE_CHECKING:
+    from typing import Any
 
 _PIECE = 64 << 10
 # A pipe that poll() calls writable takes this much without blocking (PIPE_BUF).

@@ -4,18 +4,25 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Any
 
 from uiod.ctl.client import Api
 from uiod.ctl.errors import CtlError, UnknownVm
 from uiod.ctl.settings import settings
-from uiod.paths import RuntimeDir, runtime_root
+
+TYPE_CHECKING = False  # as typing's, whose import would take longer than this file's
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def root() -> str:
-    """The runtime root in force."""
-    return os.fspath(runtime_root(settings.runtime_dir))
+    """The runtime root in force: `uiod.paths.runtime_root`, whose import `exec` is spared in the plain cases."""
+    if explicit := settings.runtime_dir or os.environ.get("UIO_RUNTIME_DIR"):
+        return os.path.abspath(explicit)
+    if os.geteuid() == 0:
+        return "/run/uio"
+    from uiod.paths import runtime_root  # noqa: PLC0415
+
+    return os.fspath(runtime_root())
 
 
 def names() -> list[str]:
@@ -59,6 +66,9 @@ def find(name: str) -> Api:
 def last_info(api: Api) -> dict[str, Any] | None:
     """What the daemon wrote down of a VM that has ended (the last `VmInfo`); None if it has not."""
     import json  # noqa: PLC0415 (not on exec's way)
+    from pathlib import Path  # noqa: PLC0415
+
+    from uiod.paths import RuntimeDir  # noqa: PLC0415
 
     try:
         with open(RuntimeDir(Path(api.directory)).last, "rb") as file:
