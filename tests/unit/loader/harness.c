@@ -19,6 +19,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -70,8 +71,9 @@ void app_fill(char *to, int value, size_t n)
 }
 
 __attribute__((used)) static const void *const application[] = {
-	app_sum, app_call, app_fill, &app_counter, app_text, qsort,  snprintf, strlen,
-	memcpy,  strcmp,   memmove,  memset,       strcpy,   strtol, strchr, rand, abs, atoi,
+	app_sum, app_call, app_fill, &app_counter, app_text, qsort,   snprintf,
+	strlen,  memcpy,   strcmp,   memmove,      memset,   strcpy,  strtol,
+	strchr,  rand,     abs,      atoi,         strcat,   longjmp,
 };
 
 /* ---- port: memory, time ---- */

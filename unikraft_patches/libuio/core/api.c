@@ -527,6 +527,14 @@ void uio_meminfo(size_t *total, size_t *free_bytes)
 	*free_bytes = left;
 }
 
+/* When a sleep of this run must look again whether it is to stop. */
+static uint64_t sleep_until(const struct uio_run *run, uint64_t now, uint64_t end)
+{
+	if (run && run->x)
+		return run->x->deadline_ns < end ? run->x->deadline_ns : end;
+	return end - now < SLEEP_STEP ? end : now + SLEEP_STEP;
+}
+
 int uio_sleep_ns(uint64_t ns)
 {
 	struct uio_run *run = uio_api_enter();
@@ -535,15 +543,16 @@ int uio_sleep_ns(uint64_t ns)
 
 	if (run)
 		uio_api_flush(run);
-	while (now < end && !interrupted) {
-		uint64_t left = end - now;
+	for (; now < end; now = uio_port_ns()) {
+		uint64_t until = sleep_until(run, now, end);
 
+		interrupted = run && (run->stop || (run->x && uio_exec_stopping(run->x)));
+		if (interrupted || until <= now)
+			break;
 		if (run && run->x)
-			uio_port_event_wait(&run->x->wake, left);
+			uio_port_event_wait(&run->x->wake, until - now);
 		else
-			uio_port_sleep(left < SLEEP_STEP ? left : SLEEP_STEP);
-		interrupted = run && ((run->x && uio_exec_stopping(run->x)) || run->stop);
-		now = uio_port_ns();
+			uio_port_sleep(until - now);
 	}
 	uio_api_leave(run);
 	return interrupted ? -EINTR : 0;
