@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from overlays import keys, link, manifest, scan, sign
 from overlays.elf import Object
-from overlays.errors import BuildError, FormatError, OverlayError
+from overlays.errors import BuildError, FormatError, OverlayError, UnfitError
 from overlays.files import write_atomically
 from overlays.kernel import Kernel
 from overlays.manifest import Manifest
@@ -266,13 +266,13 @@ def _check_against(overlay: Overlay, kernel: Kernel) -> list[str]:
     try:
         link.resolve(overlay, kernel)
     except OverlayError as error:
-        raise BuildError(f"it does not fit {kernel.path}: {error.message}", error.hint) from None
+        raise UnfitError(f"it does not fit {kernel.path}: {error.message}", error.hint) from None
     from overlays import types  # noqa: PLC0415  pyelftools is slow to import
 
     mismatches, warnings = types.compare(overlay, kernel)
     if mismatches:
         listed = "".join(f"\n  {m}" for m in mismatches)
-        raise BuildError(f"declarations differ from the kernel's definitions:{listed}")
+        raise UnfitError(f"declarations differ from the kernel's definitions:{listed}")
     return warnings
 
 

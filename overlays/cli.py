@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from overlays.errors import OverlayError
+from overlays.errors import OverlayError, UnfitError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -63,6 +63,9 @@ def build(
         typer.Option("--all", help="Build every overlay of this directory instead."),
     ] = None,
     output_dir: Annotated[Path, typer.Option(help="Where --all puts them.")] = Path(),
+    skip_unfit: Annotated[
+        bool, typer.Option(help="With --all: leave out what this kernel has no names for.")
+    ] = False,
     kernel: Annotated[
         Path | None, typer.Option(help="Check names and types against this kernel (with symbols).")
     ] = None,
@@ -98,17 +101,23 @@ def build(
         private = keys.load_private(key, passphrase(key, passphrase_file)) if key else None
         described = []
         for files, target in wanted:
-            built = builder.build(
-                files,
-                target,
-                kernel=kernel,
-                key=private,
-                compiler=cc,
-                flags=flag or [],
-                manifest_file=manifest,
-                not_after=end,
-                split_debug=split_debug,
-            )
+            try:
+                built = builder.build(
+                    files,
+                    target,
+                    kernel=kernel,
+                    key=private,
+                    compiler=cc,
+                    flags=flag or [],
+                    manifest_file=manifest,
+                    not_after=end,
+                    split_debug=split_debug,
+                )
+            except UnfitError as error:
+                if not skip_unfit:
+                    raise
+                typer.echo(f"left out: {target.stem}: {error.message}", err=True)
+                continue
             if built.compiler_output:
                 typer.echo(built.compiler_output.rstrip(), err=True)
             for warning in built.warnings:

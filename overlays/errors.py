@@ -34,6 +34,10 @@ class BuildError(OverlayError):
     """Compiling failed, or the result could never be loaded."""
 
 
+class UnfitError(BuildError):
+    """It builds, but the kernel at hand does not have what it needs."""
+
+
 class KeyFileError(OverlayError):
     """A key file cannot be read, written or trusted."""
 

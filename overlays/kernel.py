@@ -158,7 +158,7 @@ class Kernel:
 
 
 def _pread(fd: int, size: int, offset: int) -> bytes:
-    if size > _MAX_TABLE:
+    if size > _MAX_TABLE or offset >= 1 << 63:
         raise struct.error
     data = os.pread(fd, size, offset)
     if len(data) != size:

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import capstone
-
 from overlays import encodings
+from overlays.disasm import Disassembler
 from overlays.elf import STT_FUNC, Object, Reloc, Sym
 from overlays.link import RULES
 
@@ -87,14 +86,17 @@ class Finding:
 
 def scan(data: bytes) -> list[Finding]:
     """Findings in an object without its signature, in file order, at most about MAX_FINDINGS; raises FormatError."""
-    return _Scan(Object.parse(data)).run()
+    obj = Object.parse(data)
+    with Disassembler() as disassembler:
+        return _Scan(obj, disassembler).run()
 
 
 class _Scan:
     """The disassembly of all executable sections from every place where execution may begin."""
 
-    def __init__(self, obj: Object) -> None:
+    def __init__(self, obj: Object, disassembler: Disassembler) -> None:
         self.obj = obj
+        self.md = disassembler
         self.code = {s.index: obj.bytes_of(s) for s in obj.sections if s.executable}
         self.relocs = {i: sorted(obj.relocs.get(i, ()), key=lambda r: r.offset) for i in self.code}
         self.reloc_offsets = {i: [r.offset for r in rs] for i, rs in self.relocs.items()}
@@ -104,7 +106,6 @@ class _Scan:
             i: [] for i in self.code
         }  # of findings by disassembly
         self.todo: list[tuple[int, int]] = []
-        self.md = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
 
     def run(self) -> list[Finding]:
         for symbol in self.obj.symbols:
@@ -141,7 +142,7 @@ class _Scan:
         while at < len(code):
             end = at + _WINDOW
             before = at
-            for address, size, mnemonic, operands in self.md.disasm_lite(code[at:end], at):
+            for address, size, mnemonic, operands in self.md.instructions(code[at:end], at):
                 if address in seen or len(self.findings) >= MAX_FINDINGS:
                     return
                 if address + _LONGEST > end < len(code):
@@ -187,7 +188,7 @@ class _Scan:
         decoded = set()
         for filling in _FILLINGS:
             changed = plain[:at] + filling[: rule.width] + plain[at + rule.width :]
-            first = next(self.md.disasm_lite(changed, 0, 1), (0, 0, "", ""))
+            first = next(self.md.instructions(changed, 0, 1), (0, 0, "", ""))
             decoded.add((first[1], first[2], _NUMBER.sub("", first[3]).replace(" ", "")))
         if len(decoded) != 1 or decoded.pop()[0] != size:
             self._found(index, reloc.offset, *_UNTOLD)

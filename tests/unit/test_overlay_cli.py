@@ -116,6 +116,13 @@ def test_a_directory_is_built_at_once(here: Path, kernel: Path) -> None:
     uio("build", "--all", "src", "--output-dir", "out", "--kernel", kernel, "--key", "demo.pem")
     assert sorted(p.name for p in (here / "out").iterdir()) == ["hello.uio", "set_count.uio"]
     assert answer("verify", "out/set_count.uio", "-k", ".")["ok"]
+    (here / "src" / "odd.c").write_text(
+        "extern void odd(void); int main(void) { odd(); return 0; }"
+    )
+    command = ["build", "--all", "src", "--output-dir", "again", "--kernel", kernel]
+    assert "the kernel has no odd" in uio(*command, status=1).stderr
+    assert "left out: odd: " in uio(*command, "--skip-unfit").stderr
+    assert sorted(p.name for p in (here / "again").iterdir()) == ["hello.uio", "set_count.uio"]
 
 
 def test_expiry_and_several_signatures(here: Path) -> None:

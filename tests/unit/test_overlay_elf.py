@@ -213,7 +213,7 @@ def test_random_bytes_are_refused(data: bytes) -> None:
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_hostile_debugging_information_only_loses_the_source_line(
     good: bytes, data: st.DataObject
 ) -> None:
