@@ -27,6 +27,7 @@ CONNECTIONS = 128
 _IDLE_S = 60.0  # between two requests
 _REQUEST_S = 10.0  # for a request to arrive as a whole
 _ANSWER_S = 30.0  # for a client to take a whole answer
+_LINGER_S = 1.0
 _RECEIVE = 16 * 1024
 _SO_PEERGROUPS = 59
 _UCRED = struct.Struct("3i")
@@ -226,9 +227,9 @@ def may_connect(sock: Any, group: int | None) -> bool:
     if group is None:
         return False
     try:
-        data = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * 1024)
+        data = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
     except OSError:
-        data = b""
+        data = b""  # more than 256 groups, which Python cannot ask for: the primary one counts
     return group in {gid, *(number for (number,) in struct.iter_unpack("=I", data))}
 
 
@@ -254,9 +255,16 @@ class Server:
 
     async def _client(self, stream: trio.SocketStream) -> None:
         self.connections += 1
-        connection = Connection(stream)
         try:
-            if not may_connect(stream.socket, self._group):
+            await self._serve(Connection(stream))
+            await self._linger(stream)
+        finally:
+            self.connections -= 1
+            await trio.aclose_forcefully(stream)
+
+    async def _serve(self, connection: Connection) -> None:
+        try:
+            if not may_connect(connection.stream.socket, self._group):
                 await connection.refuse(Refused(403, "this user may not use this VM's API"))
             elif self.connections > CONNECTIONS:
                 await connection.refuse(
@@ -270,9 +278,17 @@ class Server:
             log.exception("a request failed")
             with contextlib.suppress(Gone, h11.LocalProtocolError):
                 await connection.refuse(Refused(500, "a mistake in uiod; its log has more"))
-        finally:
-            self.connections -= 1
-            await trio.aclose_forcefully(stream)
+
+    async def _linger(self, stream: trio.SocketStream) -> None:
+        # Closing while the client still sends would take the answer from it that tells what is wrong.
+        left = 2 * BODY_BYTES
+        with (
+            trio.move_on_after(_LINGER_S),
+            contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError),
+        ):
+            await stream.send_eof()
+            while left > 0 and (data := await stream.receive_some(_RECEIVE)):
+                left -= len(data)
 
     async def _requests(self, connection: Connection) -> None:
         while True:
