@@ -43,7 +43,7 @@ class Guest:
         self.output = ""
 
     def read_until(self, text: str) -> str:
-        """Wait until the serial line has shown the text; everything up to now."""
+        """Wait until the serial line has shown the text; all output up to now."""
         deadline = time.monotonic() + DEADLINE_S
         assert self.process.stdout is not None
         while text not in self.output:

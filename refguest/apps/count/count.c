@@ -61,13 +61,13 @@ int main(int argc, char **argv)
 		printf("count: %ld\n", count);
 		count += step;
 		next.tv_sec++;
-		while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, NULL) == EINTR) {
-			if (!reload)
-				continue;
-			reload = 0;
-			read_config();
-			printf("count: reloaded, step=%ld\n", step);
-		}
+		do {
+			if (reload) {
+				reload = 0;
+				read_config();
+				printf("count: reloaded, step=%ld\n", step);
+			}
+		} while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, NULL) == EINTR);
 	}
 	return 0;
 }
