@@ -281,8 +281,8 @@ HEADER = {
         ("size", 1 << 31, "outside the arena"),
         ("base", 4096, "outside the arena"),
         ("base", (1 << 64) - 4096, "outside the arena"),
-        ("base", 0x22000001, "multiple of a page"),
-        ("base", 0x24000000 - 4096, "outside the arena"),
+        ("base", 0x62000001, "multiple of a page"),
+        ("base", 0x64000000 - 4096, "outside the arena"),
         ("entry", 0, "entry lies outside"),
         ("nseg", 0, "no segments"),
         ("nseg", 17, "no segments, or too many"),
@@ -322,7 +322,7 @@ def test_imports_that_lie(harness: Harness, pushed: tuple[Path, bytes], where: s
     nseg, nimport = (int.from_bytes(pushed[1][at : at + 4], "little") for at in (80, 84))
     assert nimport == 3
     offset, size, values = {
-        "target": (0, 8, (0, 0x22000000, (1 << 64) - 1)),
+        "target": (0, 8, (0, 0x62000000, (1 << 64) - 1)),
         "slot": (8, 4, (0xFFFFFFF8, 1, 1 << 20)),
         "kind": (12, 4, (0, 3)),
     }[where]

@@ -38,7 +38,8 @@
 #include "ninep.h"
 #include "overlay.h"
 
-#define ARENA_BASE 0x20000000ul
+/* Below 2 GiB, and above what the kernel randomizes the heap of a static program into. */
+#define ARENA_BASE 0x60000000ul
 #define ARENA_SIZE (64ul << 20)
 
 extern char __executable_start[], etext[], end[];
