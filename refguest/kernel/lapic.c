@@ -14,8 +14,8 @@
 #include "trap.h"
 
 #define TIMER_VECTOR    32
-#define CALIBRATE_TICKS 11932 /* of 1193182 Hz: 10 ms */
-#define CALIBRATE_NS    10000101ull
+#define PIT_HZ          1193182ull
+#define CALIBRATE_TICKS 11932 /* of the PIT: 10 ms */
 
 enum {
 	LAPIC_EOI = 0xb0,
@@ -98,33 +98,76 @@ static uint64_t cmos_seconds(void)
 	return ((days * 24 + now[2]) * 60 + now[1]) * 60 + now[0];
 }
 
+/** The three counters at one moment. */
+struct sample {
+	uint64_t tsc;
+	uint32_t pit, lapic;
+};
+
+/** The best of some: the machine may be taken from us at any moment, and then the three would not
+ * belong together. */
+static struct sample take_sample(void)
+{
+	struct sample best = {0};
+	uint64_t best_width = UINT64_MAX;
+
+	for (int tries = 0; tries < 8; tries++) {
+		uint64_t start = rdtsc(), width;
+		uint32_t pit, count;
+
+		outb(0x43, 0x80); /* hold channel 2's count */
+		count = lapic_read(LAPIC_CURRENT);
+		width = rdtsc() - start;
+		pit = inb(0x42);
+		pit |= (uint32_t)inb(0x42) << 8;
+		if (width < best_width) {
+			best_width = width;
+			best = (struct sample){start, 0xffff - pit, UINT32_MAX - count};
+		}
+	}
+	return best;
+}
+
+/** Measure at least 10 ms by PIT channel 2; false if it took so long that the PIT has wrapped. */
+static bool calibrate(void)
+{
+	struct sample start, end;
+	uint64_t ns;
+
+	/* Mode 0: the output (port 0x61, bit 5) rises when the count is over. */
+	outb(0x61, (inb(0x61) & ~2) | 1);
+	outb(0x43, 0xb0);
+	outb(0x42, 0xff);
+	outb(0x42, 0xff);
+	lapic_write(LAPIC_INITIAL, UINT32_MAX);
+	start = take_sample();
+	do {
+		end = take_sample();
+		if (inb(0x61) & 0x20 || end.pit < start.pit)
+			return false;
+	} while (end.pit - start.pit < CALIBRATE_TICKS);
+
+	ns = (end.pit - start.pit) * 1000000000ull / PIT_HZ;
+	if (end.tsc == start.tsc)
+		panic("the time-stamp counter stands still");
+	tsc_base = start.tsc;
+	tsc_mult = (ns << 32) / (end.tsc - start.tsc);
+	timer_mult = ((uint64_t)(end.lapic - start.lapic) << 32) / ns;
+	return true;
+}
+
 void clock_init(void)
 {
-	uint64_t start, end;
-	uint32_t timer_end;
+	int tries = 0;
 
 	lapic = page_map_device(MSI_ADDRESS, PAGE_SIZE);
 	lapic_write(LAPIC_DIVIDE, 3); /* by 16 */
 	lapic_write(LAPIC_LVT_TIMER, 0x10000);
-
-	/* PIT channel 2, mode 0: its output (port 0x61, bit 5) rises when the count is over. */
-	outb(0x61, (inb(0x61) & ~2) | 1);
-	outb(0x43, 0xb0);
-	outb(0x42, CALIBRATE_TICKS & 0xff);
-	outb(0x42, CALIBRATE_TICKS >> 8);
-	lapic_write(LAPIC_INITIAL, UINT32_MAX);
-	start = rdtsc();
-	while (!(inb(0x61) & 0x20))
-		;
-	end = rdtsc();
-	timer_end = lapic_read(LAPIC_CURRENT);
+	while (!calibrate()) {
+		if (++tries == 100)
+			panic("no time to measure the clock");
+	}
 	lapic_write(LAPIC_INITIAL, 0);
-
-	if (end == start)
-		panic("the time-stamp counter stands still");
-	tsc_base = start;
-	tsc_mult = (CALIBRATE_NS << 32) / (end - start);
-	timer_mult = ((uint64_t)(UINT32_MAX - timer_end) << 32) / CALIBRATE_NS;
 	clock_wall_base = cmos_seconds() * 1000000000ull - clock_ns();
 }
 

@@ -35,6 +35,7 @@ static const struct {
 	{"signal-preempts", test_signal_preempts, false},
 	{"signal-mask", test_signal_mask, false},
 	{"signal-context", test_signal_context, false},
+	{"storm", test_storm, false},
 	{"console", test_console, true},
 };
 #define TESTS (sizeof(tests) / sizeof(tests[0]))

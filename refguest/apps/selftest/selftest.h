@@ -34,6 +34,8 @@ test_fn test_preempt_application, test_preempt_overlay, test_divert_running, tes
 test_fn test_signal_interrupts_sleep, test_signal_preempts, test_signal_mask, test_signal_context;
 /* files.c */
 test_fn test_files, test_port_files, test_descriptors;
+/* storm.c */
+test_fn test_storm;
 /* system.c */
 test_fn test_clock, test_memory_calls, test_malloc;
 /* console.c */
