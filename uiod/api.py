@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import grp
-import importlib.metadata
 import os
 import re
 import socket
@@ -14,7 +13,7 @@ from typing import Any
 import msgspec
 import trio
 
-from uiod import metrics, streams
+from uiod import __version__, aside, metrics, streams
 from uiod.apitypes import API_VERSION, ExecRequest, OverlayInfo
 from uiod.errors import ExitStatus, UiodError
 from uiod.guest import Attached
@@ -84,8 +83,7 @@ class Api:
     # The machine
 
     async def ping(self, connection: Connection, _request: Request) -> None:
-        version = importlib.metadata.version("uio")
-        await connection.answer_json({"api": API_VERSION, "version": version})
+        await connection.answer_json({"api": API_VERSION, "version": __version__})
 
     async def info(self, connection: Connection, _request: Request) -> None:
         await connection.answer_json(self.vm.info())
@@ -225,12 +223,15 @@ class Api:
                     f"did you mean {near}?" if near else "",
                 )
             symbol = wanted
+        source = None
+        with contextlib.suppress(aside.Failed):
+            source = await aside.run(lambda: kernel.source(symbol.address + offset))
         answer: dict[str, Any] = {
             "name": symbol.name,
             "address": symbol.address + slide,
             "size": symbol.size,
             "type": symbol.kind,
-            "source": kernel.source(symbol.address + offset),
+            "source": source,
         }
         if "address" in request.query:
             answer["offset"] = offset

@@ -10,13 +10,24 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import trio
 
-from console.frames import Exec, ExecFlag, Exit, ExitKind, Hello, Resident, Stream, SymbolReply
+from console.frames import (
+    Exec,
+    ExecFlag,
+    Exit,
+    ExitKind,
+    Fault,
+    Hello,
+    Resident,
+    Stream,
+    SymbolReply,
+)
 from ninep_server import (
     Limits,
     LocalNode,
@@ -26,7 +37,8 @@ from ninep_server import (
     SyntheticDirectory,
     serve_stream,
 )
-from uiod.apitypes import ExecRequest, ExitInfo, OverlayInfo
+from uiod import aside
+from uiod.apitypes import ExecRequest, ExitInfo, FaultInfo, OverlayInfo
 from uiod.config import Config
 from uiod.errors import ExitStatus, UiodError
 from uiod.events import Events
@@ -39,6 +51,8 @@ if TYPE_CHECKING:
     from overlays.kernel import Kernel
     from overlays.overlay import Overlay
     from overlays.store import Store
+
+log = logging.getLogger("uiod")
 
 _RECONNECT_S = 0.25
 _RECONNECT_MAX_S = 5.0
@@ -74,7 +88,7 @@ class Execution:
             if got.kind is ExitKind.NEED_IMAGE and self.overlay is not None and not self.pushed:
                 self.refusal = await self._guest.push_again(self)
                 continue
-            return self._guest.finish(self, got)
+            return await self._guest.finish(self, got)
 
     def passed_on(self, stream: Stream, size: int) -> None:
         """Output has been handed on."""
@@ -436,19 +450,11 @@ class Guest:
                 return True
         return False
 
-    def finish(self, execution: Execution, exit: Exit) -> ExitInfo:
+    async def finish(self, execution: Execution, exit: Exit) -> ExitInfo:
         """A command has ended: count it, and put its fault into words."""
         fault = None
-        overlay = execution.overlay
         if exit.fault is not None:
-            hello, store = self.hello, self.images.store
-            words = Words(
-                self.images,
-                hello.slide if hello is not None else 0,
-                store.by_hash if store is not None else lambda _digest: None,
-            )
-            digest = overlay.hash.hex() if overlay is not None else ""
-            fault = words.fault(exit.fault, execution.name, digest)
+            fault = await self._in_words(exit.fault, execution)
             self.events.add(
                 "fault",
                 name=execution.name,
@@ -466,6 +472,21 @@ class Guest:
         self.results[info.kind] += 1
         self.events.add("exec.exit", name=execution.name, result=info.kind, code=info.code)
         return info
+
+    async def _in_words(self, fault: Fault, execution: Execution) -> FaultInfo:
+        store = self.images.store
+        words = Words(
+            self.images,
+            self.hello.slide if self.hello is not None else 0,
+            store.by_hash if store is not None else lambda _digest: None,
+        )
+        digest = execution.overlay.hash.hex() if execution.overlay is not None else ""
+        try:
+            return await aside.run(lambda: words.fault(fault, execution.name, digest))
+        except aside.Failed as error:
+            log.warning("a fault is without words: %s", error)
+            bare = Words(Images(None, None), 0, lambda _digest: None)
+            return bare.fault(fault, execution.name, digest)
 
     # Overlays
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from uiod import __version__
 from uiod.errors import EXIT_MEANINGS, ExitStatus, UiodError
 
 
@@ -68,9 +69,7 @@ def _schema(_arguments: argparse.Namespace) -> int:
 
 
 def _version(_arguments: argparse.Namespace) -> int:
-    import importlib.metadata  # noqa: PLC0415
-
-    print(f"uiod {importlib.metadata.version('uio')}")
+    print(f"uiod {__version__}")
     return ExitStatus.OK
 
 
