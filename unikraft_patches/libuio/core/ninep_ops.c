@@ -20,6 +20,9 @@
 #define FIRST_CHUNK (64u * 1024) /* slurped before the file's size is known */
 #define DIR_CHUNK   (16u * 1024)
 
+#define NAME_MAX_BYTES 255u
+#define PATH_MAX_BYTES 4096u
+
 #define GETATTR_BASIC 0x7ffull
 
 /* Fields of Rgetattr */
@@ -64,6 +67,19 @@ static unsigned int depth(const char *path)
 	return n;
 }
 
+/* What no server has is not asked for: of a walk that ends early one could not tell why. */
+static bool is_too_long(const char *path)
+{
+	size_t len;
+
+	if (strlen(path) > PATH_MAX_BYTES || depth(path) > WALKS_MAX * NINEP_WALK_MAX)
+		return true;
+	while (component(&path, &len))
+		if (len > NAME_MAX_BYTES)
+			return true;
+	return false;
+}
+
 /* ---- steps ---- */
 
 struct walk {
@@ -81,7 +97,7 @@ static int walk_send(struct ninep_call *c, const char *path, unsigned int names,
 	w->fid = uio_ninep_fid_new();
 	if (w->fid == NINEP_NOFID)
 		return -EMFILE;
-	if (names > WALKS_MAX * NINEP_WALK_MAX || strlen(path) > 4096)
+	if (is_too_long(path))
 		return -ENAMETOOLONG;
 	do {
 		unsigned int now = names < NINEP_WALK_MAX ? names : NINEP_WALK_MAX;
