@@ -40,7 +40,8 @@ APP ?= count
 overlays: guest venv $(BUILD)/keys/demo.pem ## the shipped overlays, built for that guest and signed with a key made here
 	@mkdir -p $(BUILD)/overlays
 	@$(BIN)/python -m overlays build --all overlays/src --output-dir $(BUILD)/overlays \
-	  --kernel $(BUILD)/refguest/$(APP).elf --key $(BUILD)/keys/demo.pem
+	  --kernel $(or $(KERNEL_DBG),$(KERNEL),$(BUILD)/refguest/$(APP).elf) $(if $(KERNEL),--skip-unfit) \
+	  --key $(BUILD)/keys/demo.pem
 
 $(BUILD)/keys/demo.pem: | venv
 	@mkdir -p $(BUILD)/keys
