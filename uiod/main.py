@@ -73,6 +73,10 @@ def _version(_arguments: argparse.Namespace) -> int:
     return ExitStatus.OK
 
 
+def _run(_arguments: argparse.Namespace) -> int:
+    raise UiodError("`uiod run` comes first on the command line", status=ExitStatus.USAGE)
+
+
 def _parser() -> argparse.ArgumentParser:
     statuses = "\n".join(f"  {status.value}  {text}" for status, text in EXIT_MEANINGS.items())
     parser = argparse.ArgumentParser(
@@ -110,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("-v", "--verbose", action="store_true", help="say everything that happens")
     start.add_argument("-q", "--quiet", action="store_true", help="say warnings only")
     on_config(command("check", _check, "check a configuration and print QEMU's command line"))
+    command("run", _run, "boot a VM, run commands in it, stop it; for CI (`uiod run --help`)")
     command("schema", _schema, "print the JSON schema of configurations")
     command("version", _version, "print the version")
     return parser
@@ -117,7 +122,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point."""
-    arguments = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["run"]:
+        from uiod.run import main as run  # noqa: PLC0415
+
+        return run(words[1:])  # it has options and a `--` of its own
+    arguments = _parser().parse_args(words)
     try:
         return int(arguments.run(arguments))
     except UiodError as error:

@@ -337,6 +337,24 @@ def test_a_qemu_that_hangs_or_is_paused_from_outside_is_reported(tmp_path: Path)
         until(vm, lambda info: not info["warnings"])
 
 
+def test_a_guest_that_floods_every_port_is_bounded(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    more = '[uio]\nlog_bytes = "1M"\n'
+    config = write_config(tmp_path, f"noise chatty={64 << 20}", more, ready_timeout_s="0")
+    with daemon(config, root) as vm:
+        vm.until_serving()
+        until(vm, lambda info: info["state"] == "running")
+        before = vm.api.get("/v1/stats")["uiod_pss_bytes"]
+        until(vm, lambda _: vm.api.get("/v1/logs?tail=1")[-1:] == b".")
+        sizes = [path.stat().st_size for path in vm.run.glob("serial.log*")]
+        assert sum(sizes) <= 1.3 * (1 << 20)
+        assert vm.api.get("/v1/stats")["uiod_pss_bytes"] - before < 4 << 20
+        assert not vm.api.get("/v1/vm")["ready"]
+        vm.process.terminate()
+        assert vm.wait() == 0
+    assert_nothing_left(root)
+
+
 # What a service manager sees
 
 

@@ -371,7 +371,12 @@ class Machine:
 
     async def boot(self) -> None:
         await self.running.wait()
-        await self.serial(b"booting\n" + b"z" * int(self.words.get("chatty", 0)))
+        left = int(self.words.get("chatty", 0))
+        await self.serial(b"booting\n" + b"z" * (left % 65536))
+        for _ in range(left // 65536):
+            await self.serial(b"z" * 65536)
+        if left > 65536:
+            await self.serial(b"\n.")
         if "poweroff" in self.words:
             await trio.sleep(0.05)
             self.power_off()
@@ -406,6 +411,8 @@ class Machine:
 
     async def on_channel(self, stream: trio.SocketStream) -> None:
         await self.running.wait()
+        while "noise" in self.words:
+            await stream.send_all(os.urandom(4096) + frames.SYNC_MAGIC + b"\x75\x49\x02")
         await self.guest.serve(stream)
 
     async def on_console(self, stream: trio.SocketStream) -> None:
@@ -414,6 +421,8 @@ class Machine:
             await stream.send_all(data.upper())
 
     async def on_fs(self, stream: trio.SocketStream) -> None:
+        while "noise" in self.words:
+            await stream.send_all(os.urandom(4096))
         while await stream.receive_some(4096):
             pass
 
