@@ -48,7 +48,7 @@ const char *uio_getenv(const char *name);
 /** The signal of Ctrl-C or `cancel`, 0 if there was none. Who calls this ends by itself. */
 int uio_interrupted(void);
 /** End the command at once. */
-_Noreturn void uio_exit(int status);
+void uio_exit(int status) __attribute__((noreturn));
 
 /* ---- files: of uIO-fs (`/bin`, `/host`, `/vm`), or of the guest (`guest:/etc/x`) ---- */
 
