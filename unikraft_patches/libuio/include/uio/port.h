@@ -217,6 +217,13 @@ int uio_port_vq_add(struct uio_vq *vq, const struct uio_sg *sg, unsigned int out
 void uio_port_vq_kick(struct uio_vq *vq);
 /** The cookie of a used buffer, *len the bytes the device wrote; NULL: none. */
 void *uio_port_vq_get(struct uio_vq *vq, uint32_t *len);
+/**
+ * Free the descriptors of a buffer that the device will never give back, and
+ * forget its cookie. QEMU loses a message that it had sent in part when the
+ * host's end of a port closed. A port may lack this; then each such message
+ * costs descriptors for ever.
+ */
+void uio_port_vq_forget(struct uio_vq *vq, void *cookie) __attribute__((weak));
 /** Ask for interrupts again; false if used buffers are waiting already. */
 bool uio_port_vq_irq_on(struct uio_vq *vq);
 /** Descriptors in the queue. */
