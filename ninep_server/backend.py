@@ -12,8 +12,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ninep_server.messages import QTDIR, QTFILE, QTSYMLINK, Buffer, Qid
@@ -65,6 +68,17 @@ class Space(NamedTuple):
     namelen: int
 
 
+@dataclass
+class Listing:
+    """A directory as it was when the client began to read it: its entries as sent, and where each one starts."""
+
+    data: bytearray = field(default_factory=bytearray)
+    starts: array[int] = field(default_factory=lambda: array("Q", [0]))
+
+
+# An entry of Rreaddir, readdir(5) of 9P2000.L: qid, offset of the next one, type, length of the name that follows.
+ENTRY = struct.Struct("<BIQQBH")
+
 # One name in a directory: name, DT_* of readdir(3), and its qid's type and path. Directories are long and this is
 # their inner loop: a plain tuple.
 Entry = tuple[bytes, int, int, int]
@@ -106,6 +120,19 @@ class File:
     def entries(self) -> Iterable[Entry]:
         """All names of a directory, `.` and `..` among them."""
         raise oserror(errno.ENOTDIR)
+
+    def listing(self, limit: int) -> Listing:
+        """A directory's entries as Rreaddir sends them. :raise OSError: ENOMEM above that many bytes."""
+        listing = Listing()
+        data, starts, pack, end = listing.data, listing.starts, ENTRY.pack, 0
+        for name, kind, qid_type, path in self.entries():
+            end += ENTRY.size + len(name)
+            if end > limit:
+                raise oserror(errno.ENOMEM)
+            data += pack(qid_type, 0, path, end, kind, len(name))
+            data += name
+            starts.append(end)
+        return listing
 
     def lock(self, kind: int, start: int, length: int) -> bool:
         """Set (fcntl's F_RDLCK, F_WRLCK) or drop (F_UNLCK) a lock; False if another has it."""

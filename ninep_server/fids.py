@@ -3,17 +3,11 @@
 
 from __future__ import annotations
 
-import errno
-import struct
-from array import array
 from dataclasses import dataclass
 
-from ninep_server.backend import File, Node, oserror
+from ninep_server.backend import File, Listing, Node
 
 IOHDR = 24  # the room that Rread and Twrite need beside their data (fcall(3))
-_ENTRY = struct.Struct(
-    "<BIQQBH"
-)  # readdir(5) of 9P2000.L: qid, offset of the next, type, length of the name
 
 
 @dataclass(frozen=True)
@@ -43,14 +37,6 @@ class XattrWrite:
     data: bytearray
 
 
-@dataclass
-class Listing:
-    """A directory as it was when the client began to read it: its entries as sent, and where each one starts."""
-
-    data: bytearray
-    starts: array[int]
-
-
 class Fid:
     """A client's handle: a node, and what it has been opened as."""
 
@@ -67,17 +53,3 @@ class Fid:
     def used(self) -> bool:
         """Whether it has been opened as anything."""
         return any(x is not None for x in (self.file, self.xattr_read, self.xattr_write))
-
-
-def list_entries(file: File, limit: int) -> Listing:
-    """A directory's entries as Rreaddir sends them. :raise OSError: ENOMEM above that many bytes."""
-    listing = Listing(bytearray(), array("Q", [0]))
-    data, starts, pack, end = listing.data, listing.starts, _ENTRY.pack, 0
-    for name, kind, qid_type, path in file.entries():
-        end += _ENTRY.size + len(name)
-        if end > limit:
-            raise oserror(errno.ENOMEM)
-        data += pack(qid_type, 0, path, end, kind, len(name))
-        data += name
-        starts.append(end)
-    return listing

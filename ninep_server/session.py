@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from ninep_server.backend import File, Node, oserror
-from ninep_server.fids import IOHDR, Fid, Limits, XattrWrite, list_entries
+from ninep_server.fids import IOHDR, Fid, Limits, XattrWrite
 from ninep_server.messages import (
     BY_NUMBER,
     NOFID,
@@ -383,7 +383,7 @@ class Session:
             held = sum(len(f.listing.data) for f in self.fids.values() if f.listing)
             listing = yield (
                 None if big else node,
-                partial(list_entries, file, self.limits.listing - held),
+                partial(file.listing, self.limits.listing - held),
             )
             state.listing = listing
         start = bisect_left(listing.starts, offset)
