@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from cgroupspy.nodes import NodeControlGroup
@@ -136,7 +137,24 @@ class Group(NodeControlGroup):  # type: ignore[misc]
         core = self.facets.get("core")
         if mine not in self.pids() and core is not None and core.has("cgroup.kill"):
             core.kill_all = True  # atomic: not even a fork bomb escapes
-        freezer = self.facets.get("freezer", core)
+        with self._no_forks():
+            self._kill_one_by_one(mine, self.facets.get("freezer", core))
+
+    @contextlib.contextmanager
+    def _no_forks(self) -> Iterator[None]:
+        """While members are killed one by one, a fork bomb must not be quicker."""
+        pids = self.facets.get("pids")
+        if pids is None:
+            yield
+            return
+        before = pids.max
+        pids.max = 0
+        try:
+            yield
+        finally:
+            pids.max = before
+
+    def _kill_one_by_one(self, mine: int, freezer: Any) -> None:
         deadline = time.monotonic() + _KILL_PATIENCE_S
         while left := [pid for pid in self.pids() if pid != mine]:
             if time.monotonic() > deadline:

@@ -238,3 +238,48 @@ def test_a_memory_limit_below_what_is_in_use_is_the_kernels_to_refuse_or_enforce
         assert member.wait(60) == -signal.SIGKILL
     group.kill()
     group.delete()
+
+
+@pytest.fixture
+def unit(base: str) -> Iterator[str]:
+    """A cgroup as systemd makes it for a unit with Delegate=yes, with this process in it."""
+    hierarchy = cgroup.Layout.detect().unified
+    if hierarchy is None or "memory" not in hierarchy.controllers:
+        pytest.skip(
+            "the controllers of this machine are not v2's; test_cgroup_linux.py has such a one"
+        )
+    top = Path(hierarchy.mount)
+    for given in ("+memory", "+cpu", "+pids"):
+        (top / "cgroup.subtree_control").write_text(given)
+    directory = Path(f"{top}{base}")
+    directory.mkdir()
+    for given in ("+memory", "+cpu", "+pids"):
+        (directory / "cgroup.subtree_control").write_text(given)
+    service = directory / "uiod@vm.service"
+    service.mkdir()
+    os.setxattr(service, "trusted.delegate", b"1")
+    before = hierarchy.own
+    (service / "cgroup.procs").write_text(str(os.getpid()))
+    yield f"{base}/{service.name}"
+    Path(f"{top}{before}", "cgroup.procs").write_text(str(os.getpid()))
+    service.rmdir()
+    directory.rmdir()
+
+
+def test_a_delegated_unit_gives_its_controllers_to_the_leaf(unit: str, start: Start) -> None:
+    group = cgroup.create("vm", cgroup.Limits(memory=64 << 20, cpu=1.0, pids=16))
+    assert group.path == f"{unit}/vm"
+    assert (group.version, group.warnings) == (2, [])
+    assert group.pids() == [os.getpid()]
+    assert f"::{group.path}\n" in own_paths()
+    member = start("time.sleep(1000)")
+    assert group.pids() == sorted([os.getpid(), member.pid])  # it is born there
+    assert group.stats().memory_limit == 64 << 20
+    assert group.stats().pressure["memory"].full_total_usec >= 0
+    adopted = cgroup.create  # a daemon restarted in its unit finds the name in use
+    with pytest.raises(cgroup.Unavailable, match="is in use by processes"):
+        adopted("vm", cgroup.Limits(), base=unit)
+    group.kill()
+    assert member.wait() == -signal.SIGKILL
+    group.delete()
+    assert f"::{unit}\n" in own_paths()
