@@ -110,6 +110,19 @@ def test_hostile(harness: Harness, built: tuple[Path, Path], what: str) -> None:
     check_all_is_well(harness, built, 1)
 
 
+def test_what_may_be_left_half_done(harness: Harness, built: tuple[Path, Path]) -> None:
+    """Said of the kernel's functions only: libuio's own look at pointers before they do anything."""
+    for what, half_done in {
+        "bad pointer to kernel": True,
+        "bad pointer to uIO": False,
+        "bad path to uIO": False,
+        "null write": False,
+        "jump to null": False,
+        "abort": False,
+    }.items():
+        assert ("half done" in run(harness, built, what)["message"]) == half_done, what
+
+
 def test_hostile_ones_in_a_row(harness: Harness, built: tuple[Path, Path]) -> None:
     for _ in range(20):
         for what in HOSTILE:

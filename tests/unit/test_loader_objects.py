@@ -177,6 +177,17 @@ def test_link_errors_name_the_symbols(harness: Harness, tmp_path: Path) -> None:
     assert harness.state()["blocks"] == 0
 
 
+def test_thousands_of_names(harness: Harness, tmp_path: Path) -> None:
+    """More than one frame has room for; the last one is there, so it is all about the weak ones."""
+    names = [f"a_rather_long_name_of_a_function_that_no_kernel_has_{i:05}" for i in range(3000)]
+    text = "".join(f"int {name}(void) __attribute__((weak));\n" for name in names)
+    text += "int puts(const char *); int main(void) { int n = 0;\n"
+    text += "".join(f"n += {name} != 0;\n" for name in names) + 'puts("x"); return n; }'
+    answer = harness("pull", t.compile_c(t.write(tmp_path / "x.c", text), "-O1"))
+    assert (answer["kind"], answer["status"], answer["out"]) == (OK, 0, "x\n"), answer
+    assert harness.state()["questions"] == 3
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

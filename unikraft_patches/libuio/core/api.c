@@ -49,28 +49,43 @@ void uio_api_leave(struct uio_run *run)
 		uio_run_leave(run, UIO_RUN_STOPPED);
 }
 
+static void set_probing(bool probing)
+{
+	struct uio_run *run = uio_run_self();
+
+	if (run)
+		run->probing = probing;
+}
+
+static void touch_byte(uintptr_t at, bool write)
+{
+	volatile uint8_t *byte = (volatile uint8_t *)at;
+
+	if (write)
+		*byte = *byte;
+	else
+		(void)*byte;
+}
+
 void uio_api_touch(const void *p, size_t len, bool write)
 {
 	uintptr_t at = (uintptr_t)p, last = at + (len ? len - 1 : 0);
 
 	if (!len)
 		return;
-	for (;;) {
-		volatile uint8_t *byte = (volatile uint8_t *)at;
+	set_probing(true);
+	for (; last - at >= UIO_PAGE_SIZE; at += UIO_PAGE_SIZE)
+		touch_byte(at, write);
+	touch_byte(at, write);
+	touch_byte(last, write); /* the last step may have ended in front of its page */
+	set_probing(false);
+}
 
-		if (write)
-			*byte = *byte;
-		else
-			(void)*byte;
-		if (last - at < UIO_PAGE_SIZE)
-			break;
-		at += UIO_PAGE_SIZE;
-	}
-	/* The step may have jumped over the beginning of the last page. */
-	if (write)
-		*(volatile uint8_t *)last = *(volatile uint8_t *)last;
-	else
-		(void)*(volatile uint8_t *)last;
+void uio_api_touch_string(const char *s)
+{
+	set_probing(true);
+	(void)*(volatile const char *)(s + strlen(s));
+	set_probing(false);
 }
 
 /* ---- streams ---- */
@@ -259,7 +274,7 @@ int uio_open(const char *path, int flags, unsigned int mode)
 	unsigned int i = 0;
 	int rc = -EMFILE;
 
-	uio_api_touch(path, strlen(path) + 1, false);
+	uio_api_touch_string(path);
 	run = uio_api_enter();
 	if (!run)
 		return -EPERM;
@@ -370,7 +385,7 @@ int uio_stat(const char *path, struct uio_stat *out)
 	struct uio_stat st = {0};
 	int rc;
 
-	uio_api_touch(path, strlen(path) + 1, false);
+	uio_api_touch_string(path);
 	run = uio_api_enter();
 	rc = run ? uio_file_stat(path, &st) : -EPERM;
 	uio_api_leave(run);
@@ -418,7 +433,7 @@ int uio_readdir(const char *path, int (*fn)(const struct uio_dirent *entry, void
 	struct copied_entry *next;
 	int rc;
 
-	uio_api_touch(path, strlen(path) + 1, false);
+	uio_api_touch_string(path);
 	c.last = &c.first;
 	c.run = uio_api_enter();
 	if (!c.run)
@@ -441,7 +456,7 @@ static int with_path(const char *path, int (*operation)(const char *path))
 	struct uio_run *run;
 	int rc;
 
-	uio_api_touch(path, strlen(path) + 1, false);
+	uio_api_touch_string(path);
 	run = uio_api_enter();
 	rc = run ? operation(path) : -EPERM;
 	uio_api_leave(run);
@@ -463,7 +478,7 @@ int uio_mkdir(const char *path, unsigned int mode)
 	struct uio_run *run;
 	int rc;
 
-	uio_api_touch(path, strlen(path) + 1, false);
+	uio_api_touch_string(path);
 	run = uio_api_enter();
 	rc = run ? uio_file_mkdir(path, mode) : -EPERM;
 	uio_api_leave(run);
@@ -475,8 +490,8 @@ int uio_rename(const char *from, const char *to)
 	struct uio_run *run;
 	int rc;
 
-	uio_api_touch(from, strlen(from) + 1, false);
-	uio_api_touch(to, strlen(to) + 1, false);
+	uio_api_touch_string(from);
+	uio_api_touch_string(to);
 	run = uio_api_enter();
 	rc = run ? uio_file_rename(from, to) : -EPERM;
 	uio_api_leave(run);
@@ -490,7 +505,7 @@ int uio_slurp(const char *path, void **data, size_t *size, size_t max)
 	size_t n = 0;
 	int rc;
 
-	uio_api_touch(path, strlen(path) + 1, false);
+	uio_api_touch_string(path);
 	run = uio_api_enter();
 	if (!run)
 		return -EPERM;
@@ -564,7 +579,7 @@ int uio_symbol(const char *name, struct uio_symbol *out)
 	struct uio_symbol symbol = {0};
 	int rc = -EPERM;
 
-	uio_api_touch(name, strlen(name) + 1, false);
+	uio_api_touch_string(name);
 	run = uio_api_enter();
 	if (run)
 		rc = uio_channel_symq(run->resident->o.hash, &name, 1, &symbol);

@@ -294,34 +294,45 @@ static const char *const trap_words[] = {
 	[UIO_TRAP_OTHER] = "CPU exception",
 };
 
-/* "hello: writes to 0x8 at hello+0x1a"; in a function it called: from where. */
-static void describe_fault(const struct uio_run *run, struct uio_exec *x)
+/* Where it happened: in the overlay; or in what it called, and from where. */
+static void describe_place(const struct uio_run *run, char *out, size_t size)
 {
 	const struct uio_fault *f = &run->fault;
 	const struct uio_resident *r = run->resident;
+	const char *half_done = "";
+	struct uio_image image;
+	uint64_t ip = f->trap.ip;
+	const char *how = " at";
+
+	uio_port_image(&image);
+	/* What checks an overlay's pointers first is libuio's own, and has done nothing yet. */
+	if (ip >= image.text_start && ip < image.text_end && !run->probing)
+		half_done = "; a function of the kernel may be half done";
+	for (uint32_t i = 0; i <= f->depth; i++) {
+		if (uio_resident_has(r, ip, UIO_PROT_EXEC)) {
+			snprintf(out, size, "%s %.40s+0x%llx%s", how, r->o.name,
+				 (unsigned long long)(ip - r->o.base), half_done);
+			return;
+		}
+		how = ", called from";
+		ip = i < f->depth ? f->backtrace[i] : 0;
+	}
+	snprintf(out, size, "%s", half_done);
+}
+
+/* "hello: writes to 0x8 at hello+0x1a" */
+static void describe_fault(const struct uio_run *run, struct uio_exec *x)
+{
+	const struct uio_fault *f = &run->fault;
 	enum uio_trap_kind kind = f->trap.kind <= UIO_TRAP_OTHER ? f->trap.kind : UIO_TRAP_OTHER;
 	const char *what = kind ? trap_words[kind] : trap_words[UIO_TRAP_OTHER];
-	bool has_address = kind && kind <= UIO_TRAP_EXECUTE;
 	char address[32] = "", where[120] = "";
-	uint32_t i = 0;
 
-	if (has_address)
+	if (kind && kind <= UIO_TRAP_EXECUTE)
 		snprintf(address, sizeof(address), " 0x%llx", (unsigned long long)f->trap.address);
-	if (uio_resident_has(r, f->trap.ip, UIO_PROT_EXEC)) {
-		snprintf(where, sizeof(where), " at %.40s+0x%llx", r->o.name,
-			 (unsigned long long)(f->trap.ip - r->o.base));
-	} else {
-		while (i < f->depth && !uio_resident_has(r, f->backtrace[i], UIO_PROT_EXEC))
-			i++;
-		if (i < f->depth)
-			snprintf(where, sizeof(where), ", called from %.40s+0x%llx", r->o.name,
-				 (unsigned long long)(f->backtrace[i] - r->o.base));
-		if (kind != UIO_TRAP_ABORT && kind != UIO_TRAP_EXECUTE)
-			strncat(where, "; the kernel's function may be half done",
-				sizeof(where) - strlen(where) - 1);
-	}
-	uio_exec_result(x, UIO_EXIT_FAULT, -EFAULT, "%.40s: %s%s%s", r->o.name, what, address,
-			where);
+	describe_place(run, where, sizeof(where));
+	uio_exec_result(x, UIO_EXIT_FAULT, -EFAULT, "%.40s: %s%s%s", run->resident->o.name, what,
+			address, where);
 	x->result.has_fault = true;
 	x->result.fault = *f;
 }

@@ -26,6 +26,9 @@ static const unsigned int part_prot[PARTS] = {
 /* A PLT entry: jmp *slot(%rip), padded with int3. */
 #define STUB_SIZE 8u
 
+/* Bytes of names in one SYMQ. */
+#define QUESTION_MAX 60000u
+
 /* Each is gone through once per priority. */
 #define CALL_TABLES_MAX 64u
 
@@ -166,6 +169,26 @@ static bool take_answers(struct loader *l, const struct uio_symbol *answers)
 	return refuse(l, "the kernel has no symbol ", missing);
 }
 
+/* All names in one question, or in as few as frames have room for. */
+static int ask(const uint8_t *hash, const char *const *names, unsigned int n,
+	       struct uio_symbol *answers)
+{
+	unsigned int start = 0, end = 0;
+	size_t bytes = 0;
+	int rc = 0;
+
+	while (start < n && !rc) {
+		while (end < n && (end == start || bytes + 2 + strlen(names[end]) <= QUESTION_MAX))
+			bytes += 2 + strlen(names[end++]);
+		if (bytes > QUESTION_MAX)
+			return -ENAMETOOLONG;
+		rc = uio_channel_symq(hash, names + start, end - start, answers + start);
+		start = end;
+		bytes = 0;
+	}
+	return rc;
+}
+
 /* 2. Ask the host for the names of the kernel's symbols. */
 static bool resolve_imports(struct loader *l)
 {
@@ -189,7 +212,7 @@ static bool resolve_imports(struct loader *l)
 	for (uint32_t i = 1; i < l->elf.nsymbols; i++)
 		if (is_import(l, i))
 			names[at++] = uio_elf_symbol_name(&l->elf, &l->elf.symbols[i]);
-	rc = uio_channel_symq(l->hash, names, n, answers);
+	rc = ask(l->hash, names, n, answers);
 	ok = !rc && take_answers(l, answers);
 	if (rc)
 		uio_exec_result(l->x, UIO_EXIT_ERROR, rc,

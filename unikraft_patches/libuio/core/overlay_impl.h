@@ -162,6 +162,7 @@ struct uio_run {
 	uintptr_t stack_low, stack_high; /* the usable part */
 	volatile bool active;          /* overlay code, or what it called, is on the CPU's stack */
 	volatile unsigned int in_core; /* in a call of the overlay API that must not be abandoned */
+	volatile bool probing;         /* libuio looks whether a pointer of the overlay is good */
 	bool in_main;                  /* not in a constructor or destructor */
 	bool polite;                   /* the overlay asks uio_interrupted() */
 	volatile bool stop;            /* leave at the next opportunity */
@@ -210,6 +211,8 @@ struct uio_run *uio_api_enter(void);
 void uio_api_leave(struct uio_run *run);
 /** Fault now if the range cannot be read, or written. */
 void uio_api_touch(const void *p, size_t len, bool write);
+/** Fault now if this is no string. */
+void uio_api_touch_string(const char *s);
 /** To stream 1 (buffered) or 2 of the command. */
 ssize_t uio_api_output(struct uio_run *run, unsigned int stream, const void *buf, size_t len);
 int uio_api_flush(struct uio_run *run);
