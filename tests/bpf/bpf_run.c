@@ -425,6 +425,17 @@ static void do_set(char *args[])
 	put_result(last_signal);
 }
 
+/* memory HEX: put it where programs can read it by address */
+static void do_memory(char *args[])
+{
+	static uint8_t *kept;
+	size_t len;
+
+	free(kept);
+	kept = from_hex(args[0] ? args[0] : "", &len);
+	printf("{\"address\": %" PRIu64 "}", (uint64_t)(uintptr_t)kept);
+}
+
 static void do_helpers(char *args[])
 {
 	(void)args;
@@ -443,9 +454,10 @@ static const struct {
 	const char *name;
 	void (*run)(char *args[]);
 } commands[] = {
-	{"load", do_load},     {"run", do_run},         {"map", do_map},     {"lookup", do_lookup},
-	{"update", do_update}, {"delete", do_delete},   {"clear", do_clear}, {"ring", do_ring},
-	{"set", do_set},       {"helpers", do_helpers},
+	{"load", do_load},       {"run", do_run},       {"map", do_map},
+	{"lookup", do_lookup},   {"update", do_update}, {"delete", do_delete},
+	{"clear", do_clear},     {"ring", do_ring},     {"set", do_set},
+	{"helpers", do_helpers}, {"memory", do_memory},
 };
 
 static int serve(void)
