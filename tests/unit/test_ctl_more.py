@@ -153,11 +153,11 @@ def test_top_shows_all_vms_and_takes_keys(api: FakeApi, root: Path) -> None:
 
 def test_top_attaches(api: FakeApi) -> None:
     terminal = Terminal("top")
-    terminal.expect("1 VMs, 1 running")
+    terminal.expect("1 VM, 1 running")
     terminal.type("a")
     terminal.expect("uio> ")
     terminal.type("\x1d")
-    terminal.expect("detached.*1 VMs, 1 running")
+    terminal.expect("detached.*1 VM, 1 running")
     terminal.type("q")
     assert terminal.end() == 0
 

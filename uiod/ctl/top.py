@@ -206,9 +206,11 @@ class Screen:
         running = sum(1 for entry in self.entries if entry.get("state") == "running")
         cpu = sum(entry.get("cpu_percent") or 0.0 for entry in self.entries)
         memory = sum(entry.get("memory_bytes") or 0 for entry in self.entries)
+        count = len(self.entries)
+        plural = "" if count == 1 else "s"
         head = Text.assemble(
             ("uIO", "bold"),
-            f"  {len(self.entries)} VMs, {running} running   CPU {cpu:.1f} %   memory {size(memory)}   ",
+            f"  {count} VM{plural}, {running} running   CPU {cpu:.1f} %   memory {size(memory)}   ",
             (time.strftime("%H:%M:%S"), "dim"),
         )
         foot = Text(printable(self.note) if self.note else _KEYS, style="dim")
