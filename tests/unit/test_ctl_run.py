@@ -227,7 +227,7 @@ def test_the_plugin(tmp_path: Path) -> None:
         [sys.executable, "-m", "pytest", "-p", "uiod.pytest_plugin", "-p", "no:cacheprovider", "-q",
          "--strict-markers", "--uio-config", str(config), str(tmp_path / "test_it.py")],
         capture_output=True, text=True, timeout=100, check=False, cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(TOP)},
+        env=os.environ | {"PYTHONPATH": str(TOP), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
     )  # fmt: skip
     assert "4 passed" in done.stdout and "1 failed" in done.stdout and "1 error" in done.stdout, (
         done.stdout
