@@ -260,10 +260,13 @@ class Guest:
                 continue
             begun = trio.current_time()
             try:
-                with trio.CancelScope() as self._fs_scope:
+                with trio.CancelScope() as scope:
+                    self._fs_scope = scope  # `guest_was_reset` cancels it
                     await serve_stream(stream, self._tree, Limits(fids=1024), self.ninep)
             except ProtocolError as error:
                 self.events.add("fs.protocol", error=str(error))
+            if scope.cancelled_caught:
+                continue
             # A guest that sends nonsense over and over is served ever more rarely.
             lasted = trio.current_time() - begun
             pause = _RECONNECT_S if lasted > _RECONNECT_MAX_S else min(2 * pause, _RECONNECT_MAX_S)

@@ -53,12 +53,13 @@ class Monitor:
         return str((await self.execute("query-status"))["status"])
 
     async def reset(self) -> None:
-        """Reset the guest, which `-no-reboot` would turn into the end of QEMU."""
+        """Reset the machine. Resets by the guest are allowed from now on, until `reset_is_the_end`."""
         await self.execute("set-action", reboot="reset")
-        try:
-            await self.execute("system_reset")
-        finally:
-            await self.execute("set-action", reboot="shutdown")
+        await self.execute("system_reset")
+
+    async def reset_is_the_end(self) -> None:
+        """A guest that resets itself ends QEMU again, as `-no-reboot` says."""
+        await self.execute("set-action", reboot="shutdown")
 
     async def _events(self, on_event: Callable[[str, dict[str, Any]], None]) -> None:
         while True:

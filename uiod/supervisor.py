@@ -37,6 +37,7 @@ log = logging.getLogger("uiod")
 
 _SOCKETS_S = 15.0  # QEMU's, from its start until it listens
 _QUIT_S = 3.0
+_BOOT_S = 10.0
 _HEARTBEAT_S = 0.5
 _HUNG_S = 1.0
 _QEMU_LOG_BYTES = 256 * 1024
@@ -83,6 +84,7 @@ class Supervisor:
         self._adopted = False
         self._warnings: list[str] = []
         self._hung = False
+        self._resets = 0
         self._exit_status: int | None = None
         self._stopping = trio.Event()
         self._stop_timeout_s = settings.vm.stop_timeout_s
@@ -165,8 +167,14 @@ class Supervisor:
         self._set(state="running")
 
     async def reset(self) -> None:
-        """Reset the machine. :raise UiodError: QEMU refuses or does not answer."""
-        await self._monitor().reset()
+        """Reset the machine, and see it boot. :raise UiodError: QEMU refuses or does not answer."""
+        monitor, before = self._monitor(), self._resets
+        await monitor.reset()
+        # The firmware resets the machine once more on its way, which must not be its end.
+        with trio.move_on_after(_BOOT_S):
+            while self._resets == before or self.guest.hello is None:
+                await self.changed.wait()
+        await monitor.reset_is_the_end()
 
     def _monitor(self) -> qmp.Monitor:
         if self.monitor is None:
@@ -637,7 +645,9 @@ class Supervisor:
         if event == "SHUTDOWN":
             self._shutdown_reason = str(data.get("reason", "unknown"))
         elif event == "RESET" and data.get("reason") != "host-qmp-quit":
+            self._resets += 1
             self.guest.guest_was_reset()
+            self.changed.fire()
         elif event == "STOP" and self.state == "running":
             self._set("paused", "paused through QEMU's monitor")
         elif event == "RESUME" and self.state == "paused":
