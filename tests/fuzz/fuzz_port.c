@@ -165,6 +165,11 @@ WEAK void uio_run_destructors(struct uio_resident *r)
 	abort(); /* nothing has run */
 }
 
+WEAK void uio_run_stopped(struct uio_exec *x, const char *name)
+{
+	uio_exec_result(x, UIO_EXIT_CANCELLED, -EINTR, "%s", name);
+}
+
 WEAK int uio_ninep_identity(const char *path, struct uio_file_identity *out)
 {
 	(void)path, (void)out;

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import loader_tools as t
 import pytest
-from loader_tools import ERROR, NOT_FOUND, OK, Hosted
+from loader_tools import CANCELLED, ERROR, NOT_FOUND, OK, TIMEOUT, Hosted
 
 HEADER = struct.Struct("<IBH")
 QID = bytes([0]) + bytes(12)
@@ -266,6 +266,22 @@ def test_a_server_that_lies(guest: Hosted, lie: str) -> None:
     assert check(guest, "cat", "/host/x") == b"x"
     guest.unserve()
     assert used_heap(guest) <= before
+
+
+@pytest.mark.parametrize("kind", [RVERSION, RATTACH, RWALK, RREAD])
+def test_a_server_that_falls_silent(guest: Hosted, kind: int) -> None:
+    """A command's deadline and Ctrl-C hold while it waits for the host."""
+    guest.unserve()
+    server = FakeServer(guest.directory, only(kind, lambda tag, data: b""))
+    answer = guest.run("cat", "/host/x", timeout_ms=50)
+    assert (answer.kind, answer.status) != (OK, 0)
+    assert guest.run("someoverlay", timeout_ms=50).kind == TIMEOUT
+    ident = guest.client.start("cat", "/host/x")
+    guest.client.send(t.channel.CANCEL, ident, 2)
+    assert guest.client.finish(ident).kind == CANCELLED
+    server.close()
+    guest.serve()
+    assert guest.run("someoverlay").kind == NOT_FOUND
 
 
 def test_an_honest_small_server(guest: Hosted) -> None:

@@ -337,7 +337,7 @@ static void describe_fault(const struct uio_run *run, struct uio_exec *x)
 	x->result.fault = *f;
 }
 
-static void set_stopped(struct uio_exec *x, const char *name)
+void uio_run_stopped(struct uio_exec *x, const char *name)
 {
 	if (x->timed_out || (!x->cancel && uio_port_ns() >= x->deadline_ns))
 		uio_exec_result(x, UIO_EXIT_TIMEOUT, -ETIMEDOUT, "%s: time is up", name);
@@ -355,11 +355,11 @@ static void set_result(struct uio_run *run, enum uio_run_end how)
 		describe_fault(run, x);
 		break;
 	case UIO_RUN_STOPPED:
-		set_stopped(x, run->resident->o.name);
+		uio_run_stopped(x, run->resident->o.name);
 		break;
 	case UIO_RUN_RETURNED:
 		if (uio_exec_stopping(x) && !run->polite)
-			set_stopped(x, run->resident->o.name);
+			uio_run_stopped(x, run->resident->o.name);
 		else
 			uio_exec_result(x, UIO_EXIT_OK, run->status, "%s", "");
 		break;
@@ -382,7 +382,7 @@ void uio_overlay_run(struct uio_overlay *o, struct uio_exec *x)
 	struct uio_run *run;
 
 	if (uio_exec_stopping(x)) {
-		set_stopped(x, o->name);
+		uio_run_stopped(x, o->name);
 		return;
 	}
 	o->running++; /* before anything that may evict */

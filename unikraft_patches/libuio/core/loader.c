@@ -214,7 +214,9 @@ static bool resolve_imports(struct loader *l)
 			names[at++] = uio_elf_symbol_name(&l->elf, &l->elf.symbols[i]);
 	rc = ask(l->hash, names, n, answers);
 	ok = !rc && take_answers(l, answers);
-	if (rc)
+	if (rc == -EINTR)
+		uio_run_stopped(l->x, l->name);
+	else if (rc)
 		uio_exec_result(l->x, UIO_EXIT_ERROR, rc,
 				"%s: the host does not say where its symbols are (error %d)",
 				l->name, -rc);

@@ -57,6 +57,7 @@ enum state {
 	DOWN,    /* the port is closed */
 	START,   /* Tversion is to be sent */
 	VERSION, /* and is answered next; everything else is thrown away */
+	AGREED,  /* Tattach is to be sent */
 	ATTACH,
 	READY,
 	BROKEN, /* the server made no sense, or does not want us */
@@ -233,6 +234,8 @@ static void start(void)
 {
 	if (session.state == START && hello_send(NINEP_TVERSION))
 		session.state = VERSION;
+	if (session.state == AGREED && hello_send(NINEP_TATTACH))
+		session.state = ATTACH;
 }
 
 /* An answer to Tversion or Tattach. */
@@ -259,9 +262,8 @@ static void hello_reply(uint8_t type)
 		give_up("the host speaks another version of 9P");
 		return;
 	}
-	session.state = ATTACH;
-	if (!hello_send(NINEP_TATTACH))
-		give_up("no room for Tattach");
+	session.state = AGREED;
+	start();
 }
 
 /* ---- receiving ---- */
@@ -393,7 +395,7 @@ static void receive(void)
 		void *to;
 		ssize_t n;
 
-		if (session.state == BROKEN || session.state == START) {
+		if (session.state == BROKEN || session.state == START || session.state == AGREED) {
 			to = nowhere;
 			len = sizeof(nowhere);
 		} else if (session.request) {

@@ -37,21 +37,49 @@ struct uio_overlay *uio_overlay_find(const uint8_t hash[UIO_HASH_SIZE])
 	return NULL;
 }
 
-int uio_overlay_foreach(int (*fn)(struct uio_overlay *o, void *arg), void *arg)
+static bool is_in_table(const struct uio_overlay *o, const uint8_t hash[UIO_HASH_SIZE])
 {
+	for (const struct uio_overlay *each = *bucket(hash); each; each = each->next)
+		if (each == o && !memcmp(each->hash, hash, UIO_HASH_SIZE))
+			return true;
+	return false;
+}
+
+struct listed {
+	struct uio_overlay *o;
+	uint8_t hash[UIO_HASH_SIZE];
+};
+
+static size_t list_all(struct listed *list)
+{
+	size_t n = 0;
+
 	for (unsigned int i = 0; i < BUCKETS; i++) {
-		struct uio_overlay *next;
-
-		for (struct uio_overlay *o = table[i]; o; o = next) {
-			int rc;
-
-			next = o->next;
-			rc = fn(o, arg);
-			if (rc)
-				return rc;
+		for (struct uio_overlay *o = table[i]; o; o = o->next) {
+			if (list) {
+				list[n].o = o;
+				memcpy(list[n].hash, o->hash, UIO_HASH_SIZE);
+			}
+			n++;
 		}
 	}
-	return 0;
+	return n;
+}
+
+int uio_overlay_foreach(int (*fn)(struct uio_overlay *o, void *arg), void *arg)
+{
+	size_t n = list_all(NULL);
+	struct listed *list = n ? uio_port_alloc(n * sizeof(*list)) : NULL;
+	int rc = n && !list ? -ENOMEM : 0;
+
+	if (list)
+		list_all(list);
+	/* fn may wait, and others load and unload meanwhile. */
+	for (size_t i = 0; i < n && !rc; i++)
+		if (is_in_table(list[i].o, list[i].hash))
+			rc = fn(list[i].o, arg);
+	uio_port_free(list);
+	return rc;
 }
 
 struct uio_resident *uio_resident_named(const char *name)
@@ -246,7 +274,9 @@ static bool name_is_valid(const char *name)
 
 static int fail(struct uio_exec *x, const char *name, int rc)
 {
-	if (rc == -ENOENT || rc == -EISDIR)
+	if (rc == -EINTR)
+		uio_run_stopped(x, name);
+	else if (rc == -ENOENT || rc == -EISDIR)
 		uio_exec_result(x, UIO_EXIT_NOT_FOUND, -ENOENT,
 				"%s: no such command, builtin or overlay", name);
 	else if (rc == -EFBIG)

@@ -186,6 +186,8 @@ extern struct uio_run *uio_runs;
 struct uio_run *uio_run_self(void);
 /** Leave the overlay for good. */
 _Noreturn void uio_run_leave(struct uio_run *run, enum uio_run_end how);
+/** Set the result of a command that was cancelled or ran out of time. */
+void uio_run_stopped(struct uio_exec *x, const char *name);
 /** Leave with a fault that the CPU did not raise; the caller's frame tells where. */
 _Noreturn void uio_run_abort(struct uio_run *run, enum uio_trap_kind kind, uint64_t ip,
 			     uint64_t frame);
