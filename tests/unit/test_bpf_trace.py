@@ -537,10 +537,44 @@ def test_patterns() -> None:
         compile_trace("entry:f* { }", functions=lambda pattern: [f"f{n}" for n in range(65)])
 
 
-WORDS = (
-    'entry:f return:f interval:1s { } / ( ) ; @ @x [ ] = count() arg0 comm 1 + == if else printf "%d" , $a'
-    " -> * hist str ? : args . (int)"
-).split()
+WORDS = [
+    *(
+        "entry:f",
+        "return:f",
+        "interval:1s",
+        "{",
+        "}",
+        "/",
+        "(",
+        ")",
+        ";",
+        "@",
+        "@x",
+        "[",
+        "]",
+        "=",
+        "count()",
+    ),
+    *(
+        "arg0",
+        "comm",
+        "1",
+        "+",
+        "==",
+        "if",
+        "else",
+        "printf",
+        '"%d"',
+        ",",
+        "$a",
+        "->",
+        "*",
+        "hist",
+        "str",
+        "?",
+    ),
+    *(":", "args", ".", "(int)"),
+]
 
 
 @settings(max_examples=300, deadline=None)

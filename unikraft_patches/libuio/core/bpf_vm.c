@@ -366,7 +366,7 @@ static void enter_frame(struct bpf_vm *vm, unsigned int depth)
 
 static int interpret(struct bpf_vm *vm, const struct bpf_prog *prog, uint64_t *result)
 {
-	uint64_t r[BPF_NREGS + 5] = {0}; /* 16, so that no register number can leave it */
+	uint64_t r[16]; /* so that no register number can leave it */
 	struct frame frame[BPF_MAX_FRAMES];
 	unsigned int depth = 0;
 	const struct bpf_insn *pc = prog->insns, *block = pc, *in;
@@ -378,6 +378,8 @@ static int interpret(struct bpf_vm *vm, const struct bpf_prog *prog, uint64_t *r
 	uint64_t deadline = 0; /* a short run never reads the clock */
 	int status;
 
+	/* What an earlier run left must not be seen. The rest are no registers. */
+	r[0] = r[3] = r[4] = r[5] = r[6] = r[7] = r[8] = r[9] = 0;
 	r[1] = vm->ctx.base;
 	r[2] = vm->ctx.size;
 	enter_frame(vm, 0);
