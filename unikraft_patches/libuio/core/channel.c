@@ -62,7 +62,7 @@ static struct {
 	/* LOG: token bucket */
 	uint64_t log_ns;
 	uint32_t log_tokens, log_dropped;
-} ch = {.posted_end = &ch.posted};
+} ch;
 
 uint32_t uio_channel_session(void)
 {
@@ -107,6 +107,7 @@ bool uio_channel_post(uint8_t type, uint32_t id, uint32_t arg, const void *paylo
 	struct uio_frame f = make_frame(type, id, arg, len);
 
 	if (ch.posted == NULL) {
+		ch.posted_end = &ch.posted;
 		int err = send_frame(&f, payload, false);
 		if (err != -EAGAIN)
 			return err >= 0;
