@@ -14,6 +14,11 @@
 #include "trap.h"
 
 #define TIMER_VECTOR    32
+#define PIT_COUNTER     0x40
+#define PIT_COMMAND     0x43
+#define PIT_MODE_0      0x30 /* channel 0, low and high byte: count down once */
+#define PIT_READ_BACK   0xc2 /* hold status and count of channel 0 */
+#define PIT_OUTPUT      0x80 /* status: the count is over */
 #define PIT_HZ          1193182ull
 #define CALIBRATE_TICKS 11932 /* of the PIT: 10 ms */
 
@@ -102,10 +107,11 @@ static uint64_t cmos_seconds(void)
 struct sample {
 	uint64_t tsc;
 	uint32_t pit, lapic;
+	bool over;
 };
 
-/** The best of some: the machine may be taken from us at any moment, and then the three would not
- * belong together. */
+/** The best of some: the host may take the CPU away at any moment, and then the three do not match.
+ */
 static struct sample take_sample(void)
 {
 	struct sample best = {0};
@@ -114,36 +120,37 @@ static struct sample take_sample(void)
 	for (int tries = 0; tries < 8; tries++) {
 		uint64_t start = rdtsc(), width;
 		uint32_t pit, count;
+		uint8_t status;
 
-		outb(0x43, 0x80); /* hold channel 2's count */
+		outb(PIT_COMMAND, PIT_READ_BACK);
 		count = lapic_read(LAPIC_CURRENT);
 		width = rdtsc() - start;
-		pit = inb(0x42);
-		pit |= (uint32_t)inb(0x42) << 8;
+		status = inb(PIT_COUNTER);
+		pit = inb(PIT_COUNTER);
+		pit |= (uint32_t)inb(PIT_COUNTER) << 8;
+		best.over = best.over || status & PIT_OUTPUT;
 		if (width < best_width) {
 			best_width = width;
-			best = (struct sample){start, 0xffff - pit, UINT32_MAX - count};
+			best = (struct sample){start, 0xffff - pit, UINT32_MAX - count, best.over};
 		}
 	}
 	return best;
 }
 
-/** Measure at least 10 ms by PIT channel 2; false if it took so long that the PIT has wrapped. */
+/** Measure at least 10 ms by PIT channel 0; false if it took so long that the PIT has wrapped. */
 static bool calibrate(void)
 {
 	struct sample start, end;
 	uint64_t ns;
 
-	/* Mode 0: the output (port 0x61, bit 5) rises when the count is over. */
-	outb(0x61, (inb(0x61) & ~2) | 1);
-	outb(0x43, 0xb0);
-	outb(0x42, 0xff);
-	outb(0x42, 0xff);
+	outb(PIT_COMMAND, PIT_MODE_0);
+	outb(PIT_COUNTER, 0xff);
+	outb(PIT_COUNTER, 0xff);
 	lapic_write(LAPIC_INITIAL, UINT32_MAX);
 	start = take_sample();
 	do {
 		end = take_sample();
-		if (inb(0x61) & 0x20 || end.pit < start.pit)
+		if (end.over || end.pit < start.pit)
 			return false;
 	} while (end.pit - start.pit < CALIBRATE_TICKS);
 
@@ -160,6 +167,8 @@ void clock_init(void)
 {
 	int tries = 0;
 
+	outb(0x21, 0xff); /* all inputs of the old controllers are off, the PIT's too */
+	outb(0xa1, 0xff);
 	lapic = page_map_device(MSI_ADDRESS, PAGE_SIZE);
 	lapic_write(LAPIC_DIVIDE, 3); /* by 16 */
 	lapic_write(LAPIC_LVT_TIMER, 0x10000);
@@ -173,8 +182,6 @@ void clock_init(void)
 
 void lapic_init(void (*tick)(void *))
 {
-	outb(0x21, 0xff);
-	outb(0xa1, 0xff);
 	interrupt_set(TIMER_VECTOR, tick, NULL);
 	lapic_write(LAPIC_LVT_LINT0, 0x10000);
 	lapic_write(LAPIC_LVT_LINT1, 0x10000);
