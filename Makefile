@@ -120,12 +120,12 @@ $(BIN)/python: | deps-run
 
 $(BUILD)/.venv-run: pyproject.toml | $(BIN)/python
 	@echo "make: installing Python packages"
-	@$(PIP) install -e .
+	@$(PIP) install --config-settings editable_mode=compat -e .
 	@touch $@
 
 $(BUILD)/.venv-dev: pyproject.toml | $(BIN)/python
 	@echo "make: installing Python packages for tests"
-	@$(PIP) install -e '.[dev]'
+	@$(PIP) install --config-settings editable_mode=compat -e '.[dev]'
 	@touch $@ $(BUILD)/.venv-run
 
 .PHONY: help
