@@ -29,6 +29,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+FOUND = sorted((FUZZ / "found").glob("*/*"))
+
+
+@pytest.mark.parametrize("path", FOUND, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_what_fuzzing_has_found(built: Path, path: Path) -> None:
+    done = subprocess.run(
+        [built / f"fuzz_{path.parent.name}", path], capture_output=True, text=True, errors="replace", check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 @pytest.mark.parametrize("target", RUNS)
 def test_fuzz(built: Path, tmp_path: Path, target: str) -> None:
     done = subprocess.run(

@@ -179,9 +179,10 @@ static bool symbol_is_valid(struct elf_file *elf, const struct elf_symbol *s, ui
 	return true;
 }
 
-/* The one symbol table, its strings, every symbol. */
+/* The one symbol table, its strings, every symbol; relocations without a symbol use the first. */
 static bool symbols_are_valid(struct elf_file *elf)
 {
+	static const struct elf_symbol no_symbol;
 	const struct elf_section *table = NULL, *strings;
 
 	for (unsigned int i = 1; i < elf->nsections; i++) {
@@ -204,6 +205,8 @@ static bool symbols_are_valid(struct elf_file *elf)
 	elf->symbols = (const struct elf_symbol *)(const void *)(elf->data + table->offset);
 	elf->nsymbols = (uint32_t)(table->size / sizeof(struct elf_symbol));
 	elf->strings = (const char *)elf->data + strings->offset;
+	if (memcmp(&elf->symbols[0], &no_symbol, sizeof(no_symbol)) != 0)
+		return refuse(elf, "the first symbol is not empty");
 	for (uint32_t i = 1; i < elf->nsymbols; i++)
 		if (!symbol_is_valid(elf, &elf->symbols[i], strings->size))
 			return false;
