@@ -63,9 +63,14 @@ format: venv-dev ## rewrite sources in the project's format
 	@$(BIN)/ruff check --fix-only -q . ; $(BIN)/ruff format -q .
 	@git ls-files '*.c' '*.h' | xargs -r clang-format-14 -i
 
-.PHONY: bench
-bench: deps-test venv-dev ## measure (QUICK=1 for a short run); results in build/bench/
+.PHONY: bench bench-check
+bench: deps-test venv-dev guest overlays ## measure (QUICK=1 for a short run); results in build/bench/
+	@$(MAKE) -C refguest APP=$(APP) LIBUIO=no O=$(abspath $(BUILD))/refguest
+	@$(BIN)/python -m bench $(if $(QUICK),--quick) --out $(BUILD)/bench
 	@$(BIN)/python -m bench.ninep $(if $(QUICK),--quick) --out $(BUILD)/bench
+
+bench-check: venv-dev ## what moved between two result directories: OLD=… NEW=…
+	@$(BIN)/python -m bench.report $(OLD) $(NEW)
 
 .PHONY: clean
 clean: ## remove build/

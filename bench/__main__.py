@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`python -m bench [--quick] [--out DIR] [SUITE…]`: run suites, keep every value, write the report."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench import report
+from bench.measure import Row, save
+
+# Suite → what it is about; each is a module with `measure(quick) -> Iterator[Row]`.
+SUITES = {
+    "commands": "console echo; overlays cold and cached, pushed and pulled, by size and imports",
+    "transfer": "console output, files over uIO-fs",
+    "boot": "to the application, to the prompt, to the first command",
+    "memory": "of the guest, of uiod",
+    "overhead": "what uIO costs the application",
+}
+
+
+def main() -> int:
+    """Run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure uIO; raw values, table and plots go to a directory.",
+        epilog="suites: " + "; ".join(f"{name}: {text}" for name, text in SUITES.items()),
+    )
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help="default: all")
+    parser.add_argument("--quick", action="store_true", help="fewer samples")
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/bench"), help="default: build/bench"
+    )
+    options = parser.parse_args()
+    unknown = set(options.suites) - set(SUITES)
+    if unknown:
+        parser.error(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    raw = options.out / "raw.jsonl"
+    raw.unlink(missing_ok=True)
+    for name in options.suites or SUITES:
+        started = time.monotonic()
+        print(f"bench: {name}", file=sys.stderr, flush=True)
+        for row in _rows(name, options.quick):
+            save([row], raw)
+            print(report.line(row), flush=True)
+        print(f"bench: {name} took {time.monotonic() - started:.0f} s", file=sys.stderr)
+    report.write(options.out)
+    print(f"bench: see {options.out}/RESULTS.md", file=sys.stderr)
+    return 0
+
+
+def _rows(name: str, quick: bool) -> Iterator[Row]:
+    suite = importlib.import_module(f"bench.{name}")
+    try:
+        yield from suite.measure(quick)
+    except (OSError, EOFError, AssertionError, RuntimeError) as error:
+        yield Row(name, "the suite", "", missing=f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

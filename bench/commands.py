@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Console responsiveness; loading and running of overlays: cold, cached, pushed, pulled, by size and by imports."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.guest import ROOT, Channel, Guest, guest, kernel_paths
+from bench.host import make_store, served
+from bench.measure import Row, in_turns, timed
+from overlays.kernel import Kernel
+from overlays.store import Store
+
+SIZES_KIB = (1, 16, 128, 1024)
+IMPORTS = (1, 10, 40)
+
+
+def measure(quick: bool) -> Iterator[Row]:
+    """All of it on one guest."""
+    samples = 30 if quick else 200
+    with (
+        tempfile.TemporaryDirectory(prefix="uio-bench-") as name,
+        guest() as vm,
+    ):
+        home = Path(name)
+        sources = [ROOT / "overlays" / "src" / "hello.c", *_sources(home)]
+        store = make_store(home, sources, ["-fno-builtin", "-w"])
+        with served(vm, store, home):
+            yield from _console(vm, samples)
+            channel = vm.channel(Kernel.open(kernel_paths()[1]))
+            yield from _commands(channel, store, samples)
+            yield from _shapes(channel, store, max(30, samples // 4))
+            channel.close()
+
+
+# ---- console ----
+
+
+def _console(vm: Guest, samples: int) -> Iterator[Row]:
+    port = vm.port("console")
+    port.sendall(b"\n")
+    _prompt(port)
+
+    def echo() -> None:
+        port.sendall(b"\n")
+        _prompt(port)
+
+    values = in_turns({"echo": echo}, samples)["echo"]
+    port.close()
+    yield Row(
+        "console", "newline to prompt on uIO-console", "us", values,
+        goal=0.6, reference=169.0, figure="console echo `\\n` → prompt",
+    )  # fmt: skip
+
+
+def _prompt(port: socket.socket) -> None:
+    seen = b""
+    while not seen.endswith(b"> "):
+        seen += port.recv(4096)
+
+
+# ---- commands ----
+
+
+def _commands(channel: Channel, store: Store, samples: int) -> Iterator[Row]:
+    kernel = channel.kernel
+    assert kernel is not None
+    hello = store.get("hello")
+    linked = channel.linked(hello, kernel)
+
+    def cached() -> None:
+        assert channel.run("hello", digest=hello.hash).exit.status == 0
+
+    def cold() -> float:
+        channel.unload(hello.hash)
+        return timed(lambda: channel.run("hello", digest=hello.hash, image=linked))
+
+    def cold_and_link() -> float:
+        channel.unload(hello.hash)
+        return timed(
+            lambda: channel.run("hello", digest=hello.hash, image=channel.linked(hello, kernel))
+        )
+
+    cold()
+    found = in_turns(
+        {"echo": channel.ping, "builtin": lambda: channel.run("true"), "cached": cached}, samples
+    )
+    times = {"cold": [cold() for _ in range(samples)]}
+    times["link"] = [cold_and_link() for _ in range(samples)]
+    yield Row("commands", "echo on the channel (PING)", "us", found["echo"])
+    yield Row("commands", "builtin `true`", "us", found["builtin"])
+    yield Row(
+        "commands", "hello, cached", "us", found["cached"],
+        goal=0.3, reference=916.0, figure="command, overlay cached, `hello`",
+    )  # fmt: skip
+    yield Row("commands", "hello, cold, image linked before", "us", times["cold"])
+    yield Row(
+        "commands", "hello, cold: link, send, load, run", "us", times["link"],
+        goal=0.2, reference=2620.0, figure="command, overlay cold (load, link, run)",
+    )  # fmt: skip
+    pulled = []
+    for _ in range(samples):
+        channel.unload(hello.hash)
+        pulled.append(timed(lambda: channel.run("hello")))
+    yield Row("commands", "hello, cold, pulled and linked by the guest", "us", pulled)
+
+
+def _shapes(channel: Channel, store: Store, samples: int) -> Iterator[Row]:
+    kernel = channel.kernel
+    assert kernel is not None
+    for name in [f"size{kib}" for kib in SIZES_KIB] + [f"imports{n}" for n in IMPORTS]:
+        overlay = store.get(name)
+        image = channel.linked(overlay, kernel)
+        values = []
+        for _ in range(samples):
+            channel.unload(overlay.hash)
+            values.append(
+                timed(lambda o=overlay, i=image: channel.run(o.name, digest=o.hash, image=i))  # type: ignore[misc]
+            )
+        channel.unload(overlay.hash)
+        yield Row("commands", f"cold push, {name}", "us", values)
+
+
+# ---- what is loaded ----
+
+_HEAD = '// uio: name = "{name}"\n// uio: version = "1"\n'
+_NAMES = """
+strlen strcmp strncmp strchr strrchr strstr strspn strcspn strpbrk memcmp memchr isalpha isdigit isspace isupper
+islower ispunct isxdigit tolower toupper atoi atol abs labs isalnum iscntrl isgraph isprint strcpy strncpy strcat
+strncat memcpy memmove memset rand stpcpy strcoll strtok strdup
+""".split()  # noqa: SIM905 (forty quoted names would hide what they are)
+
+
+def _sources(directory: Path) -> Iterator[Path]:
+    for kib in SIZES_KIB:
+        path = directory / f"size{kib}.c"
+        path.write_text(
+            _HEAD.format(name=path.stem)
+            + f"const volatile unsigned char ballast[{kib << 10}] = {{1}};\n"
+            + "int main(void) { return ballast[0] - 1; }\n"
+        )
+        yield path
+    for count in IMPORTS:
+        path = directory / f"imports{count}.c"
+        names = sorted(set(_NAMES))[:count]
+        path.write_text(
+            _HEAD.format(name=path.stem)
+            + "".join(f"extern void {n}(void);\n" for n in names)
+            + "static void (*const volatile all[])(void) = {"
+            + ", ".join(names)
+            + "};\nint main(void) { return !all[0]; }\n"
+        )
+        yield path

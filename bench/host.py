@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a bare guest of the benches is served, from a thread of its own: signed overlays in /bin, files at /host."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import trio
+
+from bench.guest import Guest, connect
+from ninep_server import LocalNode, Policy, SyntheticDirectory, serve_stream
+from overlays.build import build
+from overlays.keys import generate
+from overlays.store import Store
+from overlays.trust import Trust
+
+
+def make_store(directory: Path, sources: Sequence[Path], flags: Sequence[str] = ()) -> Store:
+    """Build the sources into that directory, signed with a key made for it."""
+    private = directory / "key.pem"
+    generate(private)
+    for source in sources:
+        output = directory / f"{source.stem}.uio"
+        build([source], output, kernel=None, key=private, flags=flags)
+    return Store([directory], Trust.load([directory / "key.pub.pem"], "refuse"))
+
+
+@contextmanager
+def served(vm: Guest, store: Store, host: Path) -> Iterator[None]:
+    """Serve uIO-fs to the guest meanwhile."""
+    tree = SyntheticDirectory(
+        {
+            "bin": SyntheticDirectory(store),
+            "host": LocalNode.root(host, Policy(uid=0, gid=0)),
+        }
+    )
+    token: list[trio.lowlevel.TrioToken] = []
+    scope = trio.CancelScope()
+    ready = threading.Event()
+
+    async def serve() -> None:
+        sock = trio.socket.from_stdlib_socket(connect(vm.directory / "fs.sock"))
+        token.append(trio.lowlevel.current_trio_token())
+        ready.set()
+        with scope:
+            await serve_stream(trio.SocketStream(sock), tree)
+
+    thread = threading.Thread(target=trio.run, args=(serve,))
+    thread.start()
+    try:
+        if not ready.wait(30):
+            raise RuntimeError("the server of uIO-fs did not start")
+        yield
+    finally:
+        token[0].run_sync_soon(scope.cancel)
+        thread.join(10)

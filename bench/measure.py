@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Samples and what can be said of them: interleaved runs, medians, ratios with confidence intervals, JSON lines.
+
+Every suite yields `Row`s; every value is kept. What is compared is taken in turns (A B A B) within one run, so that
+what else the machine does falls on both.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+RESAMPLES = 1000
+
+
+@dataclass
+class Row:
+    """One measured quantity.
+
+    :ivar case: what was measured, in words. :ivar unit: of the values.
+    :ivar against: the case of the same suite that it is compared with, if any.
+    :ivar goal: the most (`better` lower) or least (higher) that the median, or with `against` the ratio, should be.
+    :ivar missing: why there are no values.
+    """
+
+    suite: str
+    case: str
+    unit: str
+    values: list[float] = field(default_factory=list)
+    better: Literal["lower", "higher"] = "lower"
+    against: str | None = None
+    goal: float | None = None
+    reference: float | None = (
+        None  # a figure from elsewhere, in the same unit: the paper's implementation
+    )
+    figure: str = ""  # the row of the design's table of figures that it answers
+    missing: str = ""
+
+    @property
+    def median(self) -> float:
+        """Of all values."""
+        return statistics.median(self.values)
+
+    @property
+    def p95(self) -> float:
+        """The 95th percentile."""
+        ordered = sorted(self.values)
+        return ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))]
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Microseconds of one call."""
+    start = time.perf_counter_ns()
+    call()
+    return (time.perf_counter_ns() - start) / 1000
+
+
+def in_turns(
+    cases: Mapping[str, Callable[[], object]], samples: int, warm_up: int = 3
+) -> dict[str, list[float]]:
+    """Microseconds of each case's call, taken in turns, after a warm-up that is thrown away."""
+    found: dict[str, list[float]] = {name: [] for name in cases}
+    for number in range(warm_up + samples):
+        for name, call in cases.items():
+            took = timed(call)
+            if number >= warm_up:
+                found[name].append(took)
+    return found
+
+
+def ratio(of: list[float], to: list[float], seed: int = 1) -> tuple[float, float, float]:
+    """The ratio of the medians, and its 95 % confidence interval by bootstrap."""
+    draw = random.Random(seed)
+    middle = statistics.median(of) / statistics.median(to)
+    found = sorted(
+        statistics.median(draw.choices(of, k=len(of)))
+        / statistics.median(draw.choices(to, k=len(to)))
+        for _ in range(RESAMPLES)
+    )
+    return middle, found[int(RESAMPLES * 0.025)], found[int(RESAMPLES * 0.975)]
+
+
+def verdict(row: Row, rows: Mapping[str, Row]) -> str:
+    """`met`, `missed`, or nothing where there is no goal."""
+    if row.goal is None or not row.values:
+        return ""
+    value = row.median
+    if row.against is not None:
+        value /= rows[row.against].median
+    elif row.reference is not None:
+        value /= row.reference
+    good = value <= row.goal if row.better == "lower" else value >= row.goal
+    return "met" if good else "missed"
+
+
+def save(rows: Iterable[Row], path: Path) -> None:
+    """As JSON lines, appended."""
+    with path.open("a") as file:
+        for row in rows:
+            file.write(json.dumps(asdict(row)) + "\n")
+
+
+def load(path: Path) -> list[Row]:
+    """What `save` wrote."""
+    return [Row(**json.loads(line)) for line in path.read_text().splitlines()]
