@@ -29,6 +29,14 @@ def _window(pointer: Pointer, maps: Sequence[MapDef]) -> tuple[int, int, str]:
     return 0, m.value_size, f"a value of {m.name}"
 
 
+def is_inside(pointer: Pointer, maps: Sequence[MapDef]) -> bool:
+    """Whether it points at what it belongs to, or just behind: then its address is not 0."""
+    if pointer.base is Base.MAP:
+        return False
+    low, length, _ = _window(pointer, maps)
+    return low <= pointer.offset.smin and pointer.offset.smax <= low + length
+
+
 def resolve(
     value: Value, offset: int, size: int, maps: Sequence[MapDef], *, write: bool, name: str
 ) -> tuple[Pointer, int, int]:

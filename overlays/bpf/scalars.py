@@ -17,6 +17,10 @@ S64_MIN, S64_MAX = -(1 << 63), (1 << 63) - 1
 S32_MIN, S32_MAX = -(1 << 31), (1 << 31) - 1
 
 
+class Contradiction(Exception):
+    """An operation left no number: what was known of its operands cannot all be true."""
+
+
 class Scalar(NamedTuple):
     """Bits outside `mask` are those of `value`; the bounds hold too. Equal ids mean equal numbers."""
 
@@ -64,9 +68,9 @@ def between_signed(smin: int, smax: int) -> Scalar:
 
 
 def _known(found: Scalar | None) -> Scalar:
-    """For facts that an operation has shown; that they contradict each other cannot be."""
+    """For facts that an operation has shown; that they contradict each other should not be."""
     if found is None:
-        raise AssertionError("an operation without a result")
+        raise Contradiction
     return found
 
 

@@ -416,8 +416,7 @@ class _Verifier:
         if not isinstance(left, Pointer) or not null or name not in ("jeq", "jne") or bits == 32:
             return _nothing, _nothing
         if not left.maybe_null:
-            near = left.base is not Base.MAP and abs(left.offset.smin) < 1 << 29
-            if near and abs(left.offset.smax) < 1 << 29:
+            if memory.is_inside(left, self.maps):
                 return (None, _nothing) if name == "jeq" else (_nothing, None)
             return _nothing, _nothing
 
@@ -467,12 +466,12 @@ def verify_program(program: Program, maps: list[MapDef], max_walked: int = MAX_W
     verifier = _Verifier(program, maps, max_walked)
     try:
         verifier.run()
-    except Refusal as refusal:
+    except (Refusal, scalars.Contradiction) as refusal:
         pc = verifier.pc
         return Report(
             program.name,
             verifier.walked,
-            str(refusal),
+            str(refusal) or "what is known of the numbers here contradicts itself",
             pc,
             asm.disassemble_one(program.insns, pc),
             program.line(pc),
