@@ -17,8 +17,7 @@
 #include "signal.h"
 #include "trap.h"
 
-#define KERNEL_STACK_PAGES 3
-#define SLICE_NS           2000000ull
+#define SLICE_NS 2000000ull
 
 struct thread *current;
 struct thread *all_threads;
@@ -31,6 +30,8 @@ static uint32_t next_id = 1;
 static unsigned int runnable_ours;
 static uint64_t armed = NEVER; /* when the timer will fire */
 static uint64_t slice_start;
+static uint64_t idle_ns;
+uint64_t sched_switches;
 static bool resched;
 
 extern void switch_stack(uint64_t *save, uint64_t load);
@@ -191,7 +192,7 @@ static void save_state(struct thread *t)
 static void schedule(void)
 {
 	struct thread *prev = current, *next;
-	uint64_t now = clock_ns();
+	uint64_t now = clock_ns(), left = now;
 
 	prev->cpu_ns += now - slice_start;
 	resched = false;
@@ -202,6 +203,7 @@ static void schedule(void)
 		__asm__ volatile("sti; hlt; cli" : : : "memory");
 		now = clock_ns();
 	}
+	idle_ns += now - left;
 	next = run_head;
 	run_remove(next);
 	next->state = THREAD_RUNNING;
@@ -214,6 +216,8 @@ static void schedule(void)
 		prev->calls_c = false;
 		return;
 	}
+	sched_switches++;
+	next->switches++;
 	save_state(prev);
 	current = next;
 	load_state(next);
@@ -283,6 +287,11 @@ void thread_wake(struct thread *t, int reason)
 uint64_t thread_cpu_ns(const struct thread *t)
 {
 	return t->cpu_ns + (t->state == THREAD_RUNNING ? clock_ns() - slice_start : 0);
+}
+
+uint64_t sched_idle_ns(void)
+{
+	return idle_ns;
 }
 
 /* ---- preemption ---- */

@@ -12,6 +12,9 @@
 
 #include "cpu.h"
 
+#define KERNEL_STACK_PAGES 3
+#define KERNEL_STACK_SIZE  (KERNEL_STACK_PAGES * 4096ul)
+
 enum thread_state { THREAD_NEW, THREAD_RUNNING, THREAD_RUNNABLE, THREAD_BLOCKED, THREAD_DEAD };
 
 struct thread;
@@ -35,7 +38,7 @@ struct thread {
 	uint16_t fcw;
 	uint32_t id;
 	char name[24];
-	uint64_t cpu_ns, stack_size;
+	uint64_t cpu_ns, stack_size, switches;
 
 	struct thread *next, **link; /* all threads */
 	struct thread *run_next, *run_prev;
@@ -90,6 +93,8 @@ void thread_wake(struct thread *t, int reason);
 int thread_divert(struct thread *t, void (*fn)(void *), void *arg);
 
 uint64_t thread_cpu_ns(const struct thread *t);
+extern uint64_t sched_switches; /* between different threads */
+uint64_t sched_idle_ns(void);
 
 /* Called by entry.S, on the kernel stack of the thread whose frame was copied there; gives the
  * frame to leave by. */

@@ -44,6 +44,7 @@ static const char *const names[32] = {
 static trap_hook hook;
 static unsigned int trap_depth;
 bool in_interrupt;
+uint64_t interrupt_count;
 
 static struct {
 	void (*handler)(void *);
@@ -158,6 +159,7 @@ struct frame *interrupt_dispatch(struct frame *frame)
 
 	if (vector == SPURIOUS_VECTOR)
 		return frame;
+	interrupt_count++;
 	in_interrupt = true;
 	if (handlers[vector].handler)
 		handlers[vector].handler(handlers[vector].arg);

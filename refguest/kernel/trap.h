@@ -16,6 +16,7 @@ unsigned int interrupt_alloc(void (*handler)(void *), void *arg);
 void interrupt_set(unsigned int vector, void (*handler)(void *), void *arg);
 
 extern bool in_interrupt;
+extern uint64_t interrupt_count; /* since boot */
 
 /* Called by entry.S. */
 void trap_dispatch(struct frame *frame);

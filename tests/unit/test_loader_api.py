@@ -16,6 +16,8 @@ TWINS = {
     "uio_entry": "uio_dirent",
     "uio_symbol_info": "uio_symbol",
     "uio_thread_entry": "uio_thread_info",
+    "uio_event_counts": "uio_counts",
+    "uio_heap_block": "uio_block",
 }
 
 

@@ -91,6 +91,12 @@ void uio_free(void *p);
 /** The guest's heap in bytes: all of it, free. */
 void uio_meminfo(size_t *total, size_t *free_bytes);
 
+/**
+ * Write into memory of the application, which the overlay itself may only
+ * read. It stops the command if the memory is not there, or read-only.
+ */
+void uio_poke(void *dst, const void *src, size_t n);
+
 /* ---- time ---- */
 
 /** Nanoseconds since boot. */
@@ -115,9 +121,31 @@ struct uio_thread_entry {
 	bool ours;  /* one of uIO's */
 	uint64_t cpu_ns;
 	size_t stack_size;
+	uint64_t switches; /* how often it got the CPU; 0: not counted */
+	/* Where its own code was left; all 0 if it runs, or if the kernel cannot tell. */
+	uint64_t ip, sp, fp;
 };
 /** Call fn for each thread until it returns non-zero; returns that. */
 int uio_threads(int (*fn)(const struct uio_thread_entry *entry, void *arg), void *arg);
+
+/* What has happened since boot. */
+struct uio_event_counts {
+	uint64_t switches, interrupts, idle_ns;
+};
+/** -ENOSYS: this kernel does not count. */
+int uio_counts(struct uio_event_counts *out);
+
+/* A block of the application's heap. */
+struct uio_heap_block {
+	uint64_t address, size; /* as it was asked for */
+	uint64_t slot;          /* bytes that it takes */
+};
+/**
+ * The blocks of the application's heap that are in use, the first max of them;
+ * how many there are. -EAGAIN: the heap is just being changed; -ENOSYS: the
+ * kernel does not know the allocator.
+ */
+ssize_t uio_heap_blocks(struct uio_heap_block *out, size_t max);
 
 #ifdef __cplusplus
 }

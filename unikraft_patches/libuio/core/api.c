@@ -639,6 +639,40 @@ int uio_threads(int (*fn)(const struct uio_thread_info *entry, void *arg), void 
 	return rc;
 }
 
+int uio_counts(struct uio_counts *out)
+{
+	struct uio_counts counts = {0};
+
+	if (!uio_port_counts)
+		return -ENOSYS;
+	uio_port_counts(&counts);
+	*out = counts;
+	return 0;
+}
+
+ssize_t uio_heap_blocks(struct uio_block *out, size_t max)
+{
+	struct uio_run *run;
+	ssize_t n;
+
+	if (!uio_port_heap_blocks)
+		return -ENOSYS;
+	if (max > SIZE_MAX / sizeof(*out))
+		return -EINVAL;
+	uio_api_touch(out, max * sizeof(*out), true);
+	run = uio_api_enter();
+	n = run ? uio_port_heap_blocks(out, max) : -EPERM;
+	uio_api_leave(run);
+	return n;
+}
+
+void uio_poke(void *dst, const void *src, size_t n)
+{
+	uio_api_touch(src, n, false);
+	uio_api_touch(dst, n, true);
+	memcpy(dst, src, n);
+}
+
 void uio_api_close_all(struct uio_run *run)
 {
 	for (unsigned int i = 0; i < UIO_RUN_FILES; i++) {
@@ -657,5 +691,6 @@ const void *const uio_api_symbols[] = {
 	uio_interrupted, uio_exit,     uio_open,   uio_close,    uio_read,   uio_write,
 	uio_seek,        uio_fsync,    uio_stat,   uio_readdir,  uio_unlink, uio_rmdir,
 	uio_mkdir,       uio_rename,   uio_slurp,  uio_alloc,    uio_free,   uio_now_ns,
-	uio_meminfo,     uio_sleep_ns, uio_symbol, uio_threads,
+	uio_meminfo,     uio_sleep_ns, uio_symbol, uio_threads,  uio_counts, uio_heap_blocks,
+	uio_poke,
 };

@@ -54,6 +54,18 @@ void uio_port_dma_free(void *ptr, size_t size);
 /** Bytes in the system heap: total, free. */
 void uio_port_meminfo(size_t *total, size_t *free_bytes);
 
+/* A block of the application's heap. */
+struct uio_block {
+	uint64_t address, size; /* as it was asked for */
+	uint64_t slot;          /* bytes that it takes */
+};
+/**
+ * Tell the blocks of the application's heap that are in use, the first max of
+ * them; how many there are. -EAGAIN: the heap is just being changed. -ENOSYS:
+ * it is of an unknown kind. A port may lack this.
+ */
+ssize_t uio_port_heap_blocks(struct uio_block *out, size_t max) __attribute__((weak));
+
 /* Rights of a page. Writable and executable together is -EINVAL. */
 #define UIO_PROT_READ  1u
 #define UIO_PROT_WRITE 2u
@@ -103,9 +115,19 @@ struct uio_thread_info {
 	bool ours;  /* a thread of libuio */
 	uint64_t cpu_ns;
 	size_t stack_size;
+	uint64_t switches; /* how often it got the CPU; 0: not counted */
+	/* Where its own code was left; all 0 if it runs, or if the port cannot tell. */
+	uint64_t ip, sp, fp;
 };
 /** Call fn for each thread until it returns non-zero; returns that. */
 int uio_port_thread_foreach(int (*fn)(const struct uio_thread_info *, void *), void *arg);
+
+/* What has happened since boot. */
+struct uio_counts {
+	uint64_t switches, interrupts, idle_ns;
+};
+/** A port may lack this. */
+void uio_port_counts(struct uio_counts *out) __attribute__((weak));
 
 /* An event: signalled once, it lets one wait pass. Signals do not add up. */
 struct uio_event {

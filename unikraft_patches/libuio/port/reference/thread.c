@@ -13,6 +13,7 @@
 #include "lapic.h"
 #include "memory.h"
 #include "sched.h"
+#include "trap.h"
 
 struct beginning {
 	void (*fn)(void *arg);
@@ -96,6 +97,26 @@ void uio_port_sleep(uint64_t ns)
 	irq_restore(flags);
 }
 
+/* A thread that lies in the kernel has left its own code in the frame that every way in lays down
+ * on top of its kernel stack; one of libuio may have called schedule() like any function. */
+static void left_at(const struct thread *t, struct uio_thread_info *info)
+{
+	const struct frame *frame = (const struct frame *)t->kernel_stack_top - 1;
+	const uint64_t *saved = (const uint64_t *)t->sp; /* switch_stack() */
+
+	if (t->state != THREAD_BLOCKED && t->state != THREAD_RUNNABLE)
+		return;
+	if (t->sp < t->kernel_stack_top && t->kernel_stack_top - t->sp < KERNEL_STACK_SIZE) {
+		info->ip = frame->rip;
+		info->sp = frame->rsp;
+		info->fp = frame->rbp;
+	} else {
+		info->ip = saved[6];
+		info->sp = (uint64_t)(saved + 7);
+		info->fp = saved[5];
+	}
+}
+
 int uio_port_thread_foreach(int (*fn)(const struct uio_thread_info *, void *), void *arg)
 {
 	static const char letters[] = {
@@ -112,11 +133,20 @@ int uio_port_thread_foreach(int (*fn)(const struct uio_thread_info *, void *), v
 			.ours = t->ours,
 			.cpu_ns = thread_cpu_ns(t),
 			.stack_size = t->stack_size,
+			.switches = t->switches,
 		};
 
+		left_at(t, &info);
 		status = fn(&info, arg);
 	}
 	return status;
+}
+
+void uio_port_counts(struct uio_counts *out)
+{
+	out->switches = sched_switches;
+	out->interrupts = interrupt_count;
+	out->idle_ns = sched_idle_ns();
 }
 
 /* ---- events ---- */
