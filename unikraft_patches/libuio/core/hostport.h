@@ -39,7 +39,7 @@ unsigned int uio_hostport_generation(enum uio_hostport port);
 ssize_t uio_hostport_read(enum uio_hostport port, void *buf, size_t len);
 
 /**
- * Send all pieces together (one descriptor chain; at most 68 KiB in all) or
+ * Send all pieces (64 at most, 68 KiB in all) together, in one chain, or
  * nothing. The data is copied. With wait false it never blocks: -EAGAIN when
  * there is no room. With wait true it blocks until there is (the context
  * thread itself must not). -ENOTCONN when the host has closed the port, also

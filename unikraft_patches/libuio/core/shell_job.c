@@ -16,7 +16,7 @@
 #include "shell_parse.h"
 #include "stream.h"
 
-#define PIECES_MAX 16
+#define PIECES_MAX 64
 
 struct stage {
 	struct uio_job *job;

@@ -18,6 +18,7 @@
 #include "hosted.h"
 
 #define PENDING_MAX (68u * 1024)
+#define PIECES_MAX  64u
 
 struct waiter {
 	struct waiter *next;
@@ -202,12 +203,12 @@ int uio_hostport_wait(enum uio_hostport port)
 
 static int try_send(struct port *p, const struct uio_sg *pieces, unsigned int n)
 {
-	struct iovec iov[16];
+	struct iovec iov[PIECES_MAX];
 	size_t total = 0;
 
 	if (p->fd < 0)
 		return -ENOTCONN;
-	if (n > 16)
+	if (n > PIECES_MAX)
 		return -EINVAL;
 	flush_pending(p);
 	if (p->fd < 0)
