@@ -26,6 +26,7 @@ from overlays.bpf.trace.codegen import Trace, compile_trace
 from overlays.bpf.trace.dwarf import DwarfTypes
 from overlays.bpf.trace.events import Event, decode, format_text
 from overlays.bpf.trace.render import Context, stacks_of
+from overlays.bpf.trace.session import Session, Wish
 from overlays.bpf.trace.types import Format, MapKind, TraceMap, Value
 from overlays.bpf.trace.types import Kind as ValueKind
 
@@ -613,3 +614,52 @@ def test_slots_that_do_not_exist_are_ignored() -> None:
     m = TraceMap("@", MapKind.HIST, [Value(ValueKind.INT)])
     rows = [(bytes(8) + (999).to_bytes(8, "little"), (5).to_bytes(8, "little"), 0)]
     assert render.render(m, rows) == ""
+
+
+# ---- a session: the whole way, without a transport
+
+
+def test_a_session_from_begin_to_end(machine: Machine) -> None:
+    text = (
+        r'BEGIN { printf("begin\n"); } entry:f { @[tid] = count(); @t = hist(arg0); } '
+        r'interval:1s { print(@, 1); clear(@); } END { printf("end\n"); exit(); }'
+    )
+    t = traced(machine, text)
+    session = Session(t.trace, symbolize=symbolize)
+    once = session.programs()
+    assert (once["BEGIN"], once["END"]) == ([0], [3])
+    assert t.trace.events is not None
+    t.hit(program=0)
+    for thread in (1, 2, 2):
+        t.hit(3, program=1, thread=thread)
+    t.hit(program=2)
+    t.hit(program=3)
+    written = ""
+    wishes = []
+    for record in machine.ask("ring", t.trace.events)["records"][:-1]:
+        wish = session.record(bytes.fromhex(record))
+        wishes.append(wish.kind)
+        if wish.kind == "text":
+            written += wish.text
+        elif wish.kind == "map":
+            written += session.show(wish.index, t.rows(wish.index), top=wish.top)
+        elif wish.kind == "clear":
+            machine.ask("clear", wish.index)
+    assert wishes == ["text", "map", "clear", "text", "exit"]
+    assert written == "begin\n@[2]: 2\nend\n"
+    assert session.show_all(t.rows).startswith("@t:\n[2, 4)")
+
+
+def test_a_session_in_json(machine: Machine) -> None:
+    t = traced(machine, r'entry:f { @[stack] = count(); printf("%s\n", comm); }')
+    session = Session(t.trace, symbolize=symbolize, as_json=True)
+    t.hit()
+    assert t.trace.events is not None
+    (record,) = machine.ask("ring", t.trace.events)["records"][:-1]
+    assert session.record(bytes.fromhex(record)) == Wish(
+        "text", '{"type": "printf", "data": "thread-1\\n"}\n'
+    )
+    assert json.loads(session.show_all(t.rows)) == {
+        "type": "map",
+        "data": {"@": {"f;f+16;main+32": 1}},
+    }
