@@ -90,6 +90,9 @@ class Uio(_Table):
     exchange_max_files: int | None = None
     group: str | None = None  # members may use the API
     log_bytes: Size = 8 << 20  # of the serial log on disk, in all
+    confine: Literal["auto", "require", "off"] = "auto"  # Landlock, seccomp, capabilities
+    readable: list[Path] = []  # more files that QEMU needs, such as those named in [vm] extra
+    writable: list[Path] = []
     exec_timeout_s: Seconds = 0.0  # for commands that bring none; 0: none
 
 

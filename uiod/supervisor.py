@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import os
+import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import msgspec
 import trio
 
 from console.seriallog import SerialLog
-from uiod import accel, config, qemu, qmp, runtime
+from uiod import accel, config, confine, qemu, qmp, runtime
 from uiod.apitypes import ExecRequest, HelloInfo, VmInfo, VmState
 from uiod.errors import ExitStatus, UiodError
 from uiod.events import Events, Pulse
@@ -83,6 +84,7 @@ class Supervisor:
         self._argv: list[str] = []
         self._adopted = False
         self._warnings: list[str] = []
+        self._confinement: dict[str, Any] = {"qemu_sandbox": qemu.sandbox(settings)}
         self._hung = False
         self._resets = 0
         self._exit_status: int | None = None
@@ -129,7 +131,7 @@ class Supervisor:
             ),
             warnings=self.warnings(),
             argv=self._argv,
-            confinement={"qemu_sandbox": qemu.sandbox(self.config)},
+            confinement=self._confinement,
         )
 
     def warnings(self) -> list[str]:
@@ -261,25 +263,80 @@ class Supervisor:
             self._owner.clear()
         self.run_dir.last.unlink(missing_ok=True)
         self.serial = self._open_log()
-        self._join_group(found[1] if found else None)
-        status = ExitStatus.INTERNAL
-        failure: UiodError | None = None
         try:
-            async with trio.open_nursery() as nursery:
-                try:
-                    await nursery.start(self._signals)
-                    await nursery.start(serve, self)
-                    nursery.start_soon(self._watchdog)
-                    nursery.start_soon(self._announce)
-                    status = await self._lives(found)
-                except UiodError as error:  # not from here as a group of one
-                    failure = error
-                nursery.cancel_scope.cancel()
+            self._join_group(found[1] if found else None)
+            if found is None:
+                # In this thread and before anything is served: one made for it would be less confined than the others.
+                vm = self.config.vm
+                self._accel = accel.choose(vm.accel, vm.qemu, self._root / ".accel.json")
+                self.events.add("accel", accel=self._accel.accel, reason=self._accel.reason)
+            self._confine()
+            return await self._served(serve, found)
         finally:
             self.serial.close()
+
+    async def _served(
+        self, serve: Any, found: tuple[qemu.Process, runtime.SavedState | None] | None
+    ) -> ExitStatus:
+        status = ExitStatus.INTERNAL
+        failure: UiodError | None = None
+        async with trio.open_nursery() as nursery:
+            try:
+                await nursery.start(self._signals)
+                await nursery.start(serve, self)
+                nursery.start_soon(self._watchdog)
+                nursery.start_soon(self._announce)
+                status = await self._lives(found)
+            except UiodError as error:  # not from here as a group of one
+                failure = error
+            nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
         return status
+
+    def _confine(self) -> None:
+        settings = self.config
+        if settings.uio.confine == "off":
+            self._confinement["off"] = '[uio] confine = "off"'
+            return
+        force, missing = confine.apply(
+            self._files(),
+            net_admin=any(net.kind == "tap" for net in settings.net),
+            helper=any(net.kind == "bridge" for net in settings.net),
+        )
+        self._confinement |= force
+        if missing:
+            self._confinement["missing"] = missing
+            if settings.uio.confine == "require":
+                raise UiodError(
+                    f'[uio] confine = "require", but not in force: {"; ".join(missing)}',
+                    status=ExitStatus.UNAVAILABLE,
+                )
+
+    def _files(self) -> confine.Files:
+        vm, uio = self.config.vm, self.config.uio
+        program = shutil.which(vm.qemu)
+        paths = [vm.kernel, vm.symbols, vm.initrd, self.config.file.parent, uio.exchange]
+        readable = [
+            *confine.system_files(),
+            *(path for path in paths if path is not None),
+            *uio.overlays,
+            *self.config.trust.keys,
+            *uio.readable,
+            *(share.path for share in self.config.share if share.readonly),
+        ]
+        if program is not None:
+            readable += [Path(program).parent, Path(program).resolve().parent]
+        writable = [
+            self.run_dir.path,
+            *([uio.exchange] if uio.exchange is not None else []),
+            *uio.writable,
+            *(share.path for share in self.config.share if not share.readonly),
+            Path("/sys/fs/cgroup"),
+        ]
+        if self.group is not None:
+            writable += [Path(directory).parent for directory in self.group.directories]
+        return confine.Files(readable, writable, emptied=[self._root])
 
     def _open_log(self) -> SerialLog:
         try:
@@ -463,10 +520,6 @@ class Supervisor:
         return Ending(False, text + (f": {said}" if said else ""), ExitStatus.CRASHED)
 
     async def _spawn(self) -> None:
-        vm = self.config.vm
-        cache = self._root / ".accel.json"
-        self._accel = await trio.to_thread.run_sync(accel.choose, vm.accel, vm.qemu, cache)
-        self.events.add("accel", accel=self._accel.accel, reason=self._accel.reason)
         self._owner.clear_machine()
         self._argv = qemu.command_line(self.config, self.run_dir, self._accel.accel)
         self.started = time.time()
@@ -705,7 +758,12 @@ class Supervisor:
         except UiodError as error:
             self.events.add("config.refused", reason=str(error))
         else:
+            before = set(self._files().readable)
             self.config = new
+            if "landlock_version" in self._confinement and set(self._files().readable) - before:
+                self.warn(
+                    "files that the configuration names now are out of uiod's reach until it is restarted"
+                )
             if self.group is not None:
                 self._join_limits()
             if qemu.command_line(new, self.run_dir, self._accel.accel) != self._argv:
