@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* One program of each kind, every kind of map and global, functions, loops: what clang makes of uio/bpf.h. */
+/* One program of each kind, every kind of map and global, functions, loops: what clang makes of
+ * uio/bpf.h. */
 #include <uio/bpf.h>
 
 struct stat {
