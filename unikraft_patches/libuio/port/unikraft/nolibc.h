@@ -16,6 +16,9 @@
 #undef offsetof
 #define offsetof(type, member) __builtin_offsetof(type, member)
 
+#ifndef UINTPTR_MAX
+#define UINTPTR_MAX UINT64_MAX
+#endif
 #ifndef PTRDIFF_MAX
 #define PTRDIFF_MAX INT64_MAX
 #endif

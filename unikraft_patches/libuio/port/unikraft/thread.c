@@ -18,6 +18,11 @@
 /* For system calls that keep the whole state of the caller there. */
 #define AUX_STACK_PAGES 2u
 
+/* The context asks for what it needs itself. Commands call into the kernel and run the
+ * application's signal handlers, of which the core knows nothing; vfscore alone keeps several whole
+ * paths on its stack. */
+#define KERNEL_STACK ((size_t)CONFIG_LIBUIO_KERNEL_STACK_KB * 1024)
+
 static struct uio_thread *threads; /* of libuio */
 static unsigned int n_threads;
 
@@ -104,6 +109,8 @@ int uio_port_thread_create(struct uio_thread **out, const char *name, void (*fn)
 	strlcpy(self->name, name, sizeof(self->name));
 	self->fn = fn;
 	self->arg = arg;
+	if (uio_port_thread_self())
+		stack += KERNEL_STACK;
 	self->stack_size = (stack + UIO_PAGE_SIZE - 1) & ~(size_t)(UIO_PAGE_SIZE - 1);
 	self->uk = uk_thread_create_fn1(sched->a, run, self, &stacks, self->stack_size, &aux_stacks,
 					AUX_STACK_PAGES * UIO_PAGE_SIZE, sched->a_uktls, false,
