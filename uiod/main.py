@@ -30,6 +30,9 @@ def _start(arguments: argparse.Namespace) -> int:
     )
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("qemu").setLevel(logging.CRITICAL)  # what matters of it is raised, too
+    from uiod import slim  # noqa: PLC0415
+
+    slim.without_openssl()
     import trio  # noqa: PLC0415
 
     from uiod.api import serve  # noqa: PLC0415

@@ -97,6 +97,14 @@ def test_gigabytes_need_no_memory(config: Path, root: Path) -> None:
         assert vm.api.get("/v1/stats")["uiod_pss_bytes"] - before < 4 << 20
 
 
+def test_the_daemon_is_light(config: Path, root: Path) -> None:
+    with daemon(config, root) as vm:
+        vm.until_ready()
+        for i in range(50):
+            assert vm.api.exec("hello", str(i))[2]["code"] == 0
+        assert vm.api.get("/v1/stats")["uiod_pss_bytes"] <= 32 << 20
+
+
 def test_a_reader_that_stops_stops_the_writer_and_nobody_else(config: Path, root: Path) -> None:
     with daemon(config, root) as vm:
         vm.until_ready()

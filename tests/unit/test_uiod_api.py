@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -149,6 +150,12 @@ def test_commands_and_connections_leave_nothing_behind(vm: Daemon) -> None:
     after = figures()
     assert after[0] - before[0] < 1 << 20
     assert after[1] <= before[1] + 1
+
+
+def test_what_the_daemon_does_not_need_is_not_loaded(vm: Daemon) -> None:
+    maps = Path(f"/proc/{vm.process.pid}/maps").read_text()
+    for library in ("libssl", "libcrypto", "libcapstone", "_elementtree", "pydantic"):
+        assert library not in maps
 
 
 def test_followers_get_what_comes(vm: Daemon) -> None:
