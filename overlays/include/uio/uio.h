@@ -97,6 +97,13 @@ void uio_meminfo(size_t *total, size_t *free_bytes);
  */
 void uio_poke(void *dst, const void *src, size_t n);
 
+/**
+ * Copy from memory that may not be there: the number of bytes up to the first
+ * that cannot be read. Where the kernel cannot tell beforehand, reading them
+ * stops the command. -EPERM: the manifest says app = "none".
+ */
+ssize_t uio_peek(void *dst, const void *src, size_t n);
+
 /* ---- time ---- */
 
 /** Nanoseconds since boot. */

@@ -666,6 +666,24 @@ ssize_t uio_heap_blocks(struct uio_block *out, size_t max)
 	return n;
 }
 
+ssize_t uio_peek(void *dst, const void *src, size_t n)
+{
+	uintptr_t at = (uintptr_t)src, end = at + n < at ? UINTPTR_MAX : at + n;
+	const struct uio_run *run = uio_run_self();
+
+	if (run && run->resident->o.policy.flags & UIO_POLICY_APP_NONE)
+		return -EPERM;
+	uio_api_touch(dst, n, true);
+	while (uio_port_readable && at < end && uio_port_readable(at))
+		at = (at | (UIO_PAGE_SIZE - 1)) + 1;
+	if (uio_port_readable)
+		n = (at < end ? at : end) - (uintptr_t)src;
+	else
+		uio_api_touch(src, n, false);
+	memcpy(dst, src, n);
+	return (ssize_t)n;
+}
+
 void uio_poke(void *dst, const void *src, size_t n)
 {
 	uio_api_touch(src, n, false);
@@ -692,5 +710,5 @@ const void *const uio_api_symbols[] = {
 	uio_seek,        uio_fsync,    uio_stat,   uio_readdir,  uio_unlink, uio_rmdir,
 	uio_mkdir,       uio_rename,   uio_slurp,  uio_alloc,    uio_free,   uio_now_ns,
 	uio_meminfo,     uio_sleep_ns, uio_symbol, uio_threads,  uio_counts, uio_heap_blocks,
-	uio_poke,
+	uio_peek,        uio_poke,
 };

@@ -66,6 +66,9 @@ struct uio_block {
  */
 ssize_t uio_port_heap_blocks(struct uio_block *out, size_t max) __attribute__((weak));
 
+/** Whether the page of this address is there to be read. A port may lack this. */
+bool uio_port_readable(uintptr_t va) __attribute__((weak));
+
 /* Rights of a page. Writable and executable together is -EINVAL. */
 #define UIO_PROT_READ  1u
 #define UIO_PROT_WRITE 2u

@@ -33,6 +33,11 @@ void uio_port_meminfo(size_t *total, size_t *free_bytes)
 	*free_bytes = frames_left() * PAGE_SIZE;
 }
 
+bool uio_port_readable(uintptr_t va)
+{
+	return page_is_present(va);
+}
+
 void uio_port_arena(uintptr_t *base, size_t *size)
 {
 	*base = ARENA_BASE;
