@@ -106,6 +106,12 @@ static __paddr_t physical(uintptr_t va)
 	return PT_Lx_PTE_PADDR(pte, level) + (va & (PAGE_Lx_SIZE(level) - 1));
 }
 
+bool uio_port_readable(uintptr_t va)
+{
+	/* ukplat_pt_walk() asserts that the address is one that the CPU would take. */
+	return ukarch_vaddr_isvalid(va) && physical(va) != __PADDR_INV;
+}
+
 /** Heap pages, touched, so that there are frames behind them. */
 static void *heap_pages(size_t n)
 {

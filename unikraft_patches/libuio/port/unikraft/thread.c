@@ -197,6 +197,24 @@ void uio_thread_block(struct uio_thread *self, uint64_t deadline)
 	uk_thread_block_until(uk_thread_current(), (__snsec)deadline);
 }
 
+/* What ukarch_ctx_switch() leaves on the stack of a thread that it takes off the CPU. */
+struct switched {
+	uint64_t r15, r14, r13, r12, rbx, rbp, ip;
+};
+
+/** Where t was left. Only for threads that gave the CPU away as the calling one last did. */
+static void find_frame(const struct uk_thread *t, struct uio_thread_info *info)
+{
+	const struct uk_thread *self = uk_thread_current();
+	const struct switched *frame = (const struct switched *)t->ctx.sp;
+
+	if (t == self || t->ctx.ip != self->ctx.ip || !uio_port_readable(t->ctx.sp))
+		return;
+	info->ip = frame->ip;
+	info->fp = frame->rbp;
+	info->sp = (uintptr_t)(frame + 1);
+}
+
 int uio_port_thread_foreach(int (*fn)(const struct uio_thread_info *, void *), void *arg)
 {
 	struct uk_sched *sched = uk_sched_current();
@@ -217,6 +235,7 @@ int uio_port_thread_foreach(int (*fn)(const struct uio_thread_info *, void *), v
 			.stack_size = ours ? ours->stack_size : 0,
 		};
 
+		find_frame(t, &info);
 		rc = fn(&info, arg);
 		if (rc)
 			return rc;
