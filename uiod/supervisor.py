@@ -11,7 +11,6 @@ import contextlib
 import logging
 import math
 import os
-import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import msgspec
 import trio
 
 from console.seriallog import SerialLog
-from uiod import accel, config, confine, qemu, qmp, runtime
+from uiod import accel, config, confine, placement, qemu, qmp, runtime
 from uiod.apitypes import ExecRequest, HelloInfo, VmInfo, VmState
 from uiod.errors import ExitStatus, UiodError
 from uiod.events import Events, Pulse
@@ -213,7 +212,7 @@ class Supervisor:
         :param serve: `api.serve`: opens the API's socket and serves it until it is cancelled.
         :raise UiodError: it could not be started. Nothing is left of it then.
         """
-        self._check_files()
+        placement.check_files(self.config)
         self._owner.acquire()
         try:
             status = await self._owned(serve)
@@ -232,30 +231,6 @@ class Supervisor:
             self._owner.release()
         return status
 
-    def _check_files(self) -> None:
-        vm = self.config.vm
-        for what, path in (("kernel", vm.kernel), ("symbols", vm.symbols), ("initrd", vm.initrd)):
-            if path is None:
-                continue
-            try:
-                with path.open("rb") as file:
-                    magic = file.read(4)
-            except OSError as error:
-                raise UiodError(
-                    f"[vm] {what}: {path}: {error.strerror}",
-                    "build it, or correct the path",
-                    ExitStatus.KERNEL,
-                ) from None
-            if what == "symbols" and magic != b"\x7fELF":
-                raise UiodError(f"[vm] {what}: {path} is no ELF file", status=ExitStatus.KERNEL)
-        for share in self.config.share:
-            if not share.path.is_dir():
-                raise UiodError(
-                    f"[[share]] {share.tag}: {share.path} is no directory",
-                    "make it, or correct the path",
-                    ExitStatus.CONFIG,
-                )
-
     async def _owned(self, serve: Any) -> ExitStatus:
         self.guest.prepare()
         found = runtime.find_running(self.run_dir)
@@ -264,7 +239,7 @@ class Supervisor:
         self.run_dir.last.unlink(missing_ok=True)
         self.serial = self._open_log()
         try:
-            self._join_group(found[1] if found else None)
+            self.group = placement.join_group(self.config, found[1] if found else None, self.warn)
             if found is None:
                 # In this thread and before anything is served: one made for it would be less confined than the others.
                 vm = self.config.vm
@@ -300,7 +275,7 @@ class Supervisor:
             self._confinement["off"] = '[uio] confine = "off"'
             return
         force, missing = confine.apply(
-            self._files(),
+            self._reachable(self.config),
             net_admin=any(net.kind == "tap" for net in settings.net),
             helper=any(net.kind == "bridge" for net in settings.net),
         )
@@ -313,30 +288,8 @@ class Supervisor:
                     status=ExitStatus.UNAVAILABLE,
                 )
 
-    def _files(self) -> confine.Files:
-        vm, uio = self.config.vm, self.config.uio
-        program = shutil.which(vm.qemu)
-        paths = [vm.kernel, vm.symbols, vm.initrd, self.config.file.parent, uio.exchange]
-        readable = [
-            *confine.system_files(),
-            *(path for path in paths if path is not None),
-            *uio.overlays,
-            *self.config.trust.keys,
-            *uio.readable,
-            *(share.path for share in self.config.share if share.readonly),
-        ]
-        if program is not None:
-            readable += [Path(program).parent, Path(program).resolve().parent]
-        writable = [
-            self.run_dir.path,
-            *([uio.exchange] if uio.exchange is not None else []),
-            *uio.writable,
-            *(share.path for share in self.config.share if not share.readonly),
-            Path("/sys/fs/cgroup"),
-        ]
-        if self.group is not None:
-            writable += [Path(directory).parent for directory in self.group.directories]
-        return confine.Files(readable, writable, emptied=[self._root])
+    def _reachable(self, settings: config.Config) -> confine.Files:
+        return placement.reachable(settings, self.run_dir, self._root, self.group)
 
     def _open_log(self) -> SerialLog:
         try:
@@ -354,40 +307,6 @@ class Supervisor:
             with contextlib.suppress(CgroupError):
                 self.group.delete()
             self.group = None
-
-    def _join_group(self, saved: runtime.SavedState | None) -> None:
-        wish = self.config.limits
-        if wish.cgroup == "off":
-            return
-        import cgroup  # noqa: PLC0415
-
-        limits = cgroup.Limits(
-            memory=wish.memory,
-            memory_high=wish.memory_high,
-            cpu=wish.cpu,
-            cpu_weight=wish.cpu_weight,
-            pids=wish.pids,
-        )
-        try:
-            if saved is not None and saved.cgroup is not None:
-                self.group = cgroup.open(saved.cgroup)
-                self.group.add(os.getpid())
-                self.group.set(limits)
-            else:
-                self.group = cgroup.create(self.config.name, limits)
-                # QEMU inherits it, so that the guest never runs outside.
-                self.group.add(os.getpid())
-        except cgroup.CgroupError as error:
-            if self.group is not None and saved is None:
-                with contextlib.suppress(cgroup.CgroupError):
-                    self.group.delete()
-            self.group = None
-            if wish.cgroup == "require":
-                raise UiodError(
-                    f'[limits] cgroup = "require", but there is none: {error}',
-                    status=ExitStatus.UNAVAILABLE,
-                ) from None
-            self.warn(f"the VM is in no cgroup of its own, and [limits] are not in force: {error}")
 
     # One run of QEMU after the other
 
@@ -523,7 +442,8 @@ class Supervisor:
         self._owner.clear_machine()
         self._argv = qemu.command_line(self.config, self.run_dir, self._accel.accel)
         self.started = time.time()
-        self.process = qemu.Process.spawn(self._argv, self.run_dir.qemu_log)
+        with placement.first_to_be_killed():
+            self.process = qemu.Process.spawn(self._argv, self.run_dir.qemu_log)
         self._adopted = False
         runtime.save_state(
             self.run_dir,
@@ -758,38 +678,21 @@ class Supervisor:
         except UiodError as error:
             self.events.add("config.refused", reason=str(error))
         else:
-            before = set(self._files().readable)
+            before = set(self._reachable(self.config).readable)
             self.config = new
-            if "landlock_version" in self._confinement and set(self._files().readable) - before:
+            landlocked = "landlock_version" in self._confinement
+            if landlocked and set(self._reachable(new).readable) - before:
                 self.warn(
                     "files that the configuration names now are out of uiod's reach until it is restarted"
                 )
-            if self.group is not None:
-                self._join_limits()
+            if self.group is not None and (refused := placement.set_limits(self.group, new)):
+                self.events.add("config.refused", reason=refused)
             if qemu.command_line(new, self.run_dir, self._accel.accel) != self._argv:
                 self.warn(
                     "the configuration has changed since the VM started: restart it to apply the changes"
                 )
             self.events.add("config.reloaded")
         notify(READY=1)
-
-    def _join_limits(self) -> None:
-        import cgroup  # noqa: PLC0415
-
-        wish = self.config.limits
-        assert self.group is not None
-        try:
-            self.group.set(
-                cgroup.Limits(
-                    memory=wish.memory,
-                    memory_high=wish.memory_high,
-                    cpu=wish.cpu,
-                    cpu_weight=wish.cpu_weight,
-                    pids=wish.pids,
-                )
-            )
-        except cgroup.CgroupError as error:
-            self.events.add("config.refused", reason=f"[limits]: {error}")
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:

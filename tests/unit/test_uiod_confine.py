@@ -144,7 +144,12 @@ def test_what_is_in_force_is_said(tmp_path: Path) -> None:
         found = vm.until_ready()["confinement"]
         status = Path(f"/proc/{vm.process.pid}/status").read_text()
         qemu = Path(f"/proc/{vm.qemu_pid()}/status").read_text()
+        scores = [
+            int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+            for pid in (vm.process.pid, vm.qemu_pid())
+        ]
     assert found["no_new_privs"]
+    assert scores[0] < scores[1] == 500  # when memory runs out, the daemon is there to tell
     assert "NoNewPrivs:\t1" in status
     if "seccomp_forbidden_calls" in found:
         assert "Seccomp:\t2" in status
