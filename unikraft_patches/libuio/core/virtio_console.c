@@ -112,6 +112,8 @@ static void set_host_open(struct lane *l, bool open)
 	int port = port_of(l);
 
 	l->host_open = open;
+	if (!open)
+		l->stale = true;
 	if (port >= 0 && open)
 		port_generation[port]++;
 	wake_waiters(l);
@@ -144,6 +146,7 @@ static void remove_port(struct lane *l)
 	int port = port_of(l);
 
 	l->host_open = false;
+	l->stale = true;
 	wake_waiters(l);
 	if (port >= 0)
 		port_lane[port] = NULL;
@@ -183,6 +186,19 @@ static void take_control(const uint8_t *buffer, uint32_t len)
 	}
 }
 
+/*
+ * What a peer that is gone has left is not for the next one: its keys would be
+ * typed into another's shell. If that one is there already, its first bytes
+ * may go too; so the channel, whose reader finds its way through anything and
+ * whose peer should not have to repeat its SYNC, is spared.
+ */
+static void drop_stale(struct lane *l)
+{
+	if (l->stale && !(l->host_open && port_lane[UIO_HOSTPORT_CHANNEL] == l))
+		uio_lane_discard(l);
+	l->stale = false;
+}
+
 static void poll_control(void)
 {
 	bool taken = false;
@@ -198,12 +214,8 @@ static void poll_control(void)
 		if (taken)
 			uio_port_vq_kick(control_rx);
 	} while (!uio_port_vq_irq_on(control_rx));
-	if (!taken)
-		return;
-	/* What a peer that is gone has left is not for the next one. */
 	for (unsigned int i = 0; i < LANES; i++)
-		if (!lanes[i].host_open)
-			uio_lane_discard(&lanes[i]);
+		drop_stale(&lanes[i]);
 }
 
 /* ---- sending ---- */

@@ -19,6 +19,7 @@ struct waiter {
 struct lane {
 	struct uio_vq *rx, *tx;
 	bool host_open;
+	bool stale; /* the host has closed it since its data was last looked at */
 	unsigned int rx_buffers, rx_unkicked;
 	/* the buffer being read */
 	uint8_t *current;
