@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Pack directories into the archive that the reference guest's ramfs unpacks at boot.
 
-Each entry is three little-endian 32-bit numbers (Linux mode, length of the path with its NUL, size), the path, the data.
-Names are sorted and times left out, so that the same input gives the same image.
+Each entry is three little-endian 32-bit numbers (Linux mode, length of the path with its NUL, size), the path, the
+data. Names are sorted and times left out, so that the same input gives the same image.
 """
 
 from __future__ import annotations
