@@ -15,7 +15,7 @@ RUN_PACKAGES  := qemu-system-x86=qemu-system-x86_64 gcc=gcc libc6-dev=/usr/inclu
                  musl-dev=/usr/lib/x86_64-linux-musl/libc.a
 TEST_PACKAGES := $(RUN_PACKAGES) diod=diod dbench=dbench fio=fio stress-ng=stress-ng \
                  clang-14=clang-14 libclang-rt-14-dev=/usr/lib/llvm-14/lib/clang/14.0.6/lib/linux/libclang_rt.fuzzer-x86_64.a \
-                 g++=g++ openssl=openssl musl-tools=musl-gcc
+                 g++=g++ openssl=openssl musl-tools=musl-gcc systemd=systemd-analyze python3=/usr/bin/python3
 LINT_PACKAGES := clang-format-14=clang-format-14
 
 .DEFAULT_GOAL := help
@@ -46,6 +46,57 @@ overlays: guest venv $(BUILD)/keys/demo.pem ## the shipped overlays, built for t
 $(BUILD)/keys/demo.pem: | venv
 	@mkdir -p $(BUILD)/keys
 	@$(BIN)/python -m overlays keygen $@
+
+##@ Install it
+PREFIX         ?= /usr
+SYSTEM_PYTHON  ?= /usr/bin/python3
+WITH_DEPS      ?= yes
+SHARE          = $(DESTDIR)$(PREFIX)/share
+LIB            = $(DESTDIR)$(PREFIX)/lib
+# Paths in unit files, which say /usr.
+RELOCATED      = sed 's,/usr/\(bin\|lib\)/,$(PREFIX)/\1/,'
+
+.PHONY: wheel
+wheel: venv ## build the Python package: build/wheel/uio-*.whl
+	@rm -rf $(BUILD)/wheel
+	@$(PIP) wheel --no-deps -w $(BUILD)/wheel .
+
+.PHONY: man
+man: venv ## build the manual pages: build/man/
+	@$(BIN)/python -m uiod.manpages $(BUILD)/man
+
+.PHONY: install
+install: wheel man ## install to DESTDIR and PREFIX (/usr): programs, units, manual, completions, headers (WITH_DEPS=no: ours alone)
+	@$(SYSTEM_PYTHON) -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')")' || { \
+	  echo "make: $(SYSTEM_PYTHON) and $(VENV) are of different versions; say SYSTEM_PYTHON=…, or PYTHON=… after removing $(VENV)" >&2; exit 1; }
+	@rm -rf $(LIB)/uio/python
+	@$(PIP) install --no-compile --root-user-action=ignore $(if $(filter no,$(WITH_DEPS)),--no-deps) \
+	  --target $(LIB)/uio/python $(BUILD)/wheel/uio-*.whl
+	@rm -rf $(LIB)/uio/python/bin
+	@$(BIN)/python -m compileall -q -s "$(DESTDIR)" -p / $(LIB)/uio/python
+	@install -d $(DESTDIR)$(PREFIX)/bin
+	@for program in uiod.main:uiod uiod.ctl.main:uioctl; do \
+	  sed 's,@PYTHON@,$(SYSTEM_PYTHON),; s,@LIB@,$(PREFIX)/lib/uio/python,; s,@MODULE@,'$${program%:*}, \
+	    examples/systemd/launcher.in >$(DESTDIR)$(PREFIX)/bin/$${program#*:}; \
+	  chmod 755 $(DESTDIR)$(PREFIX)/bin/$${program#*:}; done
+	@install -D -m 755 examples/systemd/unit-helper $(LIB)/uio/unit-helper
+	@install -d $(LIB)/uio/overlays $(LIB)/systemd/system
+	@$(RELOCATED) examples/uiod@.service >$(LIB)/systemd/system/uiod@.service
+	@install -D -m 644 examples/systemd/uio.sysusers $(LIB)/sysusers.d/uio.conf
+	@install -D -m 644 examples/systemd/uio.tmpfiles $(LIB)/tmpfiles.d/uio.conf
+	@install -d $(DESTDIR)/etc/uio/keys
+	@install -d $(SHARE)/man/man1 $(SHARE)/man/man5
+	@install -m 644 $(BUILD)/man/*.1 $(SHARE)/man/man1/
+	@install -m 644 $(BUILD)/man/*.5 $(SHARE)/man/man5/
+	@install -d $(SHARE)/bash-completion/completions $(SHARE)/zsh/vendor-completions $(SHARE)/fish/vendor_completions.d
+	@$(BIN)/uioctl completion bash >$(SHARE)/bash-completion/completions/uioctl
+	@$(BIN)/uioctl completion zsh >$(SHARE)/zsh/vendor-completions/_uioctl
+	@$(BIN)/uioctl completion fish >$(SHARE)/fish/vendor_completions.d/uioctl.fish
+	@install -d $(DESTDIR)$(PREFIX)/include/uio $(SHARE)/uio/overlays $(SHARE)/doc/uio/examples
+	@install -m 644 overlays/include/uio/*.h $(DESTDIR)$(PREFIX)/include/uio/
+	@install -m 644 overlays/src/*.c $(SHARE)/uio/overlays/
+	@install -m 644 README.md LICENSE docs/*.md $(SHARE)/doc/uio/
+	@cp -r examples/*.cfg examples/ci examples/fleet $(SHARE)/doc/uio/examples/
 
 ##@ Check it
 .PHONY: test

@@ -82,6 +82,9 @@ class Layout:
             path = hierarchy.mount + hierarchy.own
             if is_marked_delegated(path):
                 return hierarchy.own
+            parent = os.path.dirname(hierarchy.own)
+            if parent != "/" and is_marked_delegated(hierarchy.mount + parent):
+                return parent  # systemd's DelegateSubgroup=: the process is in a leaf of what is delegated
             # Before 251 systemd marked nothing for users, but gave them the directory and these two files.
             files = (path, f"{path}/cgroup.procs", f"{path}/cgroup.subtree_control")
             if os.geteuid() != 0 and all(os.access(file, os.W_OK) for file in files):
