@@ -58,6 +58,10 @@ class LinkError(Refused):
     """The overlay does not fit this kernel."""
 
 
+class UnluckyPlace(LinkError):
+    """At this base, the relocated bytes happen to form an instruction that no overlay may have."""
+
+
 def near(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     """Names that somebody who typed `name` may have meant, best first."""
     return difflib.get_close_matches(name, list(known), n=n, cutoff=0.6)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from overlays import elf, encodings, manifest
 from overlays.elf import Object, Reloc, Section, Sym
-from overlays.errors import LinkError, did_you_mean, near
+from overlays.errors import LinkError, UnluckyPlace, did_you_mean, near
 from overlays.kernel import Kernel, Symbol
 from overlays.overlay import Overlay
 
@@ -104,6 +104,7 @@ def imports(obj: Object) -> list[Sym]:
     return [s for s in obj.undefined() if s.index in used and s.name not in _OWN]
 
 
+_SHIFTS = 8  # layouts that are tried until no displacement forms a forbidden instruction
 _OWN = ("__dso_handle",)  # names the linker itself defines: the base of the image
 
 
@@ -119,7 +120,8 @@ def layout(obj: Object) -> Layout:
     return known
 
 
-def _layout(obj: Object) -> Layout:
+def _layout(obj: Object, shift: int = 0) -> Layout:
+    # The stubs lie `shift` times 16 bytes behind the code.
     out = Layout()
     groups: dict[int, list[Section]] = {PROT_R | PROT_X: [], PROT_R: [], PROT_R | PROT_W: []}
     for section in obj.allocated():
@@ -151,7 +153,7 @@ def _layout(obj: Object) -> Layout:
             if section.type != elf.SHT_NOBITS:
                 filled = at
         if prot & PROT_X:
-            at = _aligned(at, 16)
+            at = _aligned(at, 16) + 16 * shift
             for symbol in imported:
                 if symbol.index in direct:
                     out.stubs[symbol.index] = at
@@ -281,19 +283,30 @@ def link(overlay: Overlay, kernel: Kernel, *, slide: int, base: int) -> bytes:
             f"{kernel.path} has no SHA-1 build-id, so nothing proves that it is the running kernel",
             "link the kernel with -Wl,--build-id=sha1",
         )
-    return _Linker(overlay, kernel, slide, base).image()
+    plan = layout(overlay.object)
+    for shift in range(1, _SHIFTS):
+        try:
+            return _Linker(overlay, kernel, slide, base, plan).image()
+        except UnluckyPlace:
+            other = _layout(overlay.object, shift)
+            if other.size != plan.size:
+                raise
+            plan = other
+    return _Linker(overlay, kernel, slide, base, plan).image()
 
 
 class _Linker:
     """One run of link()."""
 
-    def __init__(self, overlay: Overlay, kernel: Kernel, slide: int, base: int) -> None:
+    def __init__(
+        self, overlay: Overlay, kernel: Kernel, slide: int, base: int, plan: Layout
+    ) -> None:
         self.overlay = overlay
         self.kernel = kernel
         self.slide = slide
         self.base = base
         self.obj = overlay.object
-        self.plan = layout(self.obj)
+        self.plan = plan
         self.targets = resolve(overlay, kernel)
         self.memory = bytearray(self.plan.size)
 
@@ -427,7 +440,7 @@ class _Linker:
         for segment in self._executable():
             code = bytes(self.memory[segment.offset : segment.offset + segment.file_size])
             for offset, encoding in encodings.find(code):
-                raise LinkError(
+                raise UnluckyPlace(
                     f"linked at {self.base:#x}, it holds {encoding.name} at {segment.offset + offset:#x}: "
                     f"{encoding.why}",
                     "if only relocated bytes form it, another base avoids it",

@@ -25,6 +25,7 @@ PAGE = 4096
 _KEPT_BYTES = 1 << 20  # of linked images
 _INLINE_BYTES = 128 * 1024  # larger overlays are linked in a thread, so that nobody waits for it
 _FORMER = 32
+_PLACES = 16  # tried, until the relocated bytes form no forbidden instruction
 _KINDS = {"function": 1, "object": 2}
 
 
@@ -102,16 +103,33 @@ class Images:
 
         :raise overlays.errors.LinkError: it does not fit the kernel. :raise NoRoom: the arena is full.
         """
-        from overlays.link import image_size, link  # noqa: PLC0415 - only a VM that uses overlays pays for it
+        from overlays.errors import UnluckyPlace  # noqa: PLC0415 - only a VM that uses overlays pays for it
+        from overlays.link import image_size  # noqa: PLC0415
+
+        place = self.resident.get(overlay.hash)
+        if place is not None:
+            return await self._image_at(overlay, place)
+        size = image_size(overlay)
+        base = self._find(size, self._last_base.get(overlay.hash))
+        for tries_left in reversed(range(_PLACES)):
+            place = self.resident[overlay.hash] = Place(base, size, overlay.name)
+            try:
+                linked = await self._image_at(overlay, place)
+            except UnluckyPlace:
+                if not tries_left:
+                    raise
+                base = self._find(size, None, above=base + PAGE)
+            else:
+                self._last_base[overlay.hash] = base
+                return linked
+        raise AssertionError
+
+    async def _image_at(self, overlay: Overlay, place: Place) -> bytes:
+        # Gives the place up if the overlay cannot be linked there.
+        from overlays.link import link  # noqa: PLC0415
 
         assert self._hello is not None and self.kernel is not None
         kernel, slide = self.kernel, self._hello.slide
-        place = self.resident.get(overlay.hash)
-        if place is None:
-            size = image_size(overlay)
-            base = self._find(size, self._last_base.get(overlay.hash))
-            place = self.resident[overlay.hash] = Place(base, size, overlay.name)
-            self._last_base[overlay.hash] = base
         key = (overlay.hash, kernel.build_id, slide, place.base)
         if (linked := self._linked.get(key)) is not None:
             self._linked.move_to_end(key)
@@ -139,11 +157,11 @@ class Images:
         while len(self._last_base) > 1024:
             del self._last_base[next(iter(self._last_base))]
 
-    def _find(self, size: int, wish: int | None) -> int:
+    def _find(self, size: int, wish: int | None, above: int = 0) -> int:
         # First fit between what is there; the place it had before if that is free, because its image is kept for that.
         assert self._hello is not None
         start, end = self._hello.push_base, self._hello.push_base + self._hello.push_size
-        start += -start % PAGE
+        start = max(start + -start % PAGE, above)
         taken = sorted((place.base, place.base + place.size) for place in self.resident.values())
         if (
             wish is not None

@@ -8,11 +8,16 @@
 // uio: description = "the end of a file, and what is added to it"
 // uio: usage = "[-f] [-n LINES] FILE"
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include <uio/uio.h>
+#include "box.h"
+
+static const char text[] =
+	"usage: logcat [-f] [-n LINES] FILE\n"
+	"The end of a file of the guest (guest:/var/log/x) or of uIO-fs (/host/x).\n"
+	"  -f        go on with what is added to it, until Ctrl-C; one that is begun anew is "
+	"followed\n"
+	"  -n LINES  so many lines of its end (10)\n"
+	"Status: 0, 1 it cannot be read, 2 wrong usage.\n";
 
 #define POLL_NS 200000000ull
 
@@ -76,6 +81,8 @@ int main(int argc, char **argv)
 	int64_t at;
 	int fd;
 
+	if (box_help(argc, argv, text))
+		return 0;
 	for (; i < argc && argv[i][0] == '-'; i++) {
 		if (!strcmp(argv[i], "-f")) {
 			follow = true;
@@ -86,8 +93,7 @@ int main(int argc, char **argv)
 		}
 	}
 	if (i != argc - 1 || lines <= 0) {
-		fprintf(stderr, "usage: logcat [-f] [-n LINES] FILE\n");
-		return 2;
+		return box_usage(text);
 	}
 	fd = uio_open(argv[i], O_RDONLY, 0);
 	if (fd < 0)

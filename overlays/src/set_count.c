@@ -10,6 +10,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 extern void set_count(long value);
 
@@ -18,6 +19,12 @@ int main(int argc, char **argv)
 	char *end;
 	long value;
 
+	if (argc == 2 && !strcmp(argv[1], "--help")) {
+		printf("usage: %s NUMBER\nSet the counter of the application `count` by calling "
+		       "its function set_count().\n",
+		       argv[0]);
+		return 0;
+	}
 	if (argc != 2) {
 		fprintf(stderr, "usage: %s NUMBER\n", argc > 0 ? argv[0] : "set_count");
 		return 2;

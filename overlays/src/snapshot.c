@@ -62,7 +62,7 @@ struct note {
 	Elf64_Nhdr head;
 	char name[8];
 	struct prstatus status;
-};
+} __attribute__((packed)); /* notes are aligned to 4 bytes */
 
 static struct range ranges[RANGES_MAX];
 static struct note notes[THREADS_MAX];

@@ -7,15 +7,18 @@
 // uio: version = "1.0"
 // uio: description = "threads, CPU time and memory of the guest"
 // uio: usage = "[-n TIMES] [-d SECONDS]"
-#include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "box.h"
 
-#include <uio/uio.h>
+static const char text[] =
+	"usage: top [-n TIMES] [-d SECONDS]\n"
+	"Threads with the CPU time they took since the last look (at first: since boot), and "
+	"memory.\n"
+	"  -n TIMES    so many looks; without it until Ctrl-C on a terminal, else one\n"
+	"  -d SECONDS  between looks (2)\n"
+	"R runs, r would like to, S waits.\n"
+	"Status: 0, 2 wrong usage.\n";
 
 #define THREADS_MAX 256
-#define NS          UINT64_C(1000000000)
 
 struct seen {
 	unsigned int id;
@@ -53,12 +56,6 @@ static int print_thread(const struct uio_thread_entry *t, void *arg)
 	return 0;
 }
 
-static int usage(void)
-{
-	fprintf(stderr, "usage: top [-n TIMES] [-d SECONDS]\n");
-	return 2;
-}
-
 /** The number after an option, at least 1; 0 if it is none. */
 static long number(const char *text)
 {
@@ -75,17 +72,19 @@ int main(int argc, char **argv)
 	long times = terminal ? 0 : 1, delay = 2; /* 0: until Ctrl-C */
 	uint64_t last = 0;
 
+	if (box_help(argc, argv, text))
+		return 0;
 	for (int i = 1; i < argc; i += 2) {
 		long value = number(i + 1 < argc ? argv[i + 1] : NULL);
 
 		if (!value)
-			return usage();
+			return box_usage(text);
 		if (!strcmp(argv[i], "-n"))
 			times = value;
 		else if (!strcmp(argv[i], "-d"))
 			delay = value;
 		else
-			return usage();
+			return box_usage(text);
 	}
 	memset(&look, 0, sizeof(look)); /* globals outlive a command */
 	for (long round = 0; !times || round < times; round++) {
