@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The session with the host over org.uio.channel: finding SYNC, taking frames
- * apart by a table of what is allowed, and sending. What concerns commands and
- * images is channel_exec.c's.
+ * apart by a table of what is allowed, and sending. What frames are about is the
+ * subject of channel_exec.c (commands, images), channel_symq.c and channel_hello.c.
  */
 #include "channel.h"
 
@@ -14,28 +14,17 @@
 #include "hostport.h"
 #include "overlay.h"
 
-#define RX_SIZE      4096u
-#define POLL_BUDGET  (64u * 1024) /* bytes taken in before others have their turn */
-#define SYMQ_TIMEOUT 10000000000ull
-#define LOG_PER_S    (64u * 1024)
-#define POSTED_MAX   64u /* frames of threads that find no room, GONE and LOG, then are dropped */
-#define SYNC_MAGIC   "\x00uIO\xffSYN"
-#define HELLO_MAGIC  "\x00uIO\xffHEL"
-#define SYNC_SIZE    16u
-#define HEADER_SIZE  sizeof(struct uio_frame)
+#define RX_SIZE     4096u
+#define POLL_BUDGET (64u * 1024) /* bytes taken in before others have their turn */
+#define LOG_PER_S   (64u * 1024)
+#define POSTED_MAX  64u /* frames of threads that find no room, GONE and LOG, then are dropped */
+#define SYNC_MAGIC  "\x00uIO\xffSYN"
+#define SYNC_SIZE   16u
+#define HEADER_SIZE sizeof(struct uio_frame)
 
 struct posted {
 	struct posted *next;
 	struct uio_frame frame; /* its payload follows */
-};
-
-struct query {
-	struct query *next;
-	uint32_t id;
-	unsigned int n;
-	struct uio_symbol *out;
-	struct uio_event *wake;
-	bool done;
 };
 
 static struct {
@@ -57,8 +46,6 @@ static struct {
 	/* to be sent by the context */
 	struct posted *posted, **posted_end;
 	unsigned int posted_count;
-	struct query *queries;
-	uint32_t next_query;
 	/* LOG: token bucket */
 	uint64_t log_ns;
 	uint32_t log_tokens, log_dropped;
@@ -77,6 +64,11 @@ bool uio_channel_synced(void)
 void uio_channel_feature(uint64_t bits)
 {
 	ch.features |= bits;
+}
+
+uint64_t uio_channel_features(void)
+{
+	return ch.features;
 }
 
 /* ---- sending ---- */
@@ -218,8 +210,7 @@ static void end_session(void)
 	ch.head_len = 0;
 	drop_posted();
 	uio_channel_exec_reset();
-	for (struct query *q = ch.queries; q != NULL; q = q->next)
-		uio_port_event_signal(q->wake);
+	uio_channel_symq_reset();
 }
 
 void uio_channel_broken(const char *why)
@@ -227,84 +218,6 @@ void uio_channel_broken(const char *why)
 	uio_log(4, "the host broke the channel's protocol: %s", why);
 	end_session();
 	uio_channel_post(UIO_FRAME_RESET, 0, 0, why, strlen(why));
-}
-
-struct writer {
-	uint8_t *at;
-	size_t left;
-};
-
-static void put(struct writer *w, const void *data, size_t len)
-{
-	if (len > w->left)
-		len = w->left;
-	if (len == 0)
-		return;
-	memcpy(w->at, data, len);
-	w->at += len;
-	w->left -= len;
-}
-
-static void put_u16(struct writer *w, uint16_t v)
-{
-	put(w, &v, sizeof(v));
-}
-
-static void put_u32(struct writer *w, uint32_t v)
-{
-	put(w, &v, sizeof(v));
-}
-
-static void put_u64(struct writer *w, uint64_t v)
-{
-	put(w, &v, sizeof(v));
-}
-
-static void put_string(struct writer *w, const void *text, size_t len)
-{
-	put_u16(w, (uint16_t)len);
-	put(w, text, len);
-}
-
-static void count_builtin(const struct uio_builtin *b, void *arg)
-{
-	(void)b;
-	++*(uint16_t *)arg;
-}
-
-static void put_builtin(const struct uio_builtin *b, void *arg)
-{
-	put_string(arg, b->name, strlen(b->name));
-}
-
-static void send_hello(void)
-{
-	uint8_t payload[768];
-	struct writer w = {payload, sizeof(payload)};
-	struct uio_image image;
-	struct uio_arena arena;
-	uint16_t builtins = 0;
-
-	uio_port_image(&image);
-	put(&w, HELLO_MAGIC, 8);
-	put_u64(&w, ch.nonce);
-	put_u64(&w, ch.features);
-	put_u32(&w, UIO_STDIN_WINDOW);
-	put_u32(&w, UIO_CHANNEL_EXECS);
-	put_u64(&w, uio_port_ns());
-	put_u64(&w, image.base);
-	put_u64(&w, image.slide);
-	uio_overlay_arena(&arena);
-	put_u64(&w, arena.base);
-	put_u64(&w, arena.size);
-	put_u64(&w, arena.push_base);
-	put_u64(&w, arena.push_size);
-	put_string(&w, image.build_id, image.build_id != NULL ? image.build_id_len : 0);
-	put_string(&w, image.kernel, strlen(image.kernel));
-	uio_builtin_foreach(count_builtin, &builtins);
-	put_u16(&w, builtins);
-	uio_builtin_foreach(put_builtin, &w);
-	uio_channel_post(UIO_FRAME_HELLO, 0, UIO_VERSION, payload, sizeof(payload) - w.left);
 }
 
 static void take_sync(uint64_t nonce)
@@ -316,7 +229,7 @@ static void take_sync(uint64_t nonce)
 		ch.log_tokens = LOG_PER_S;
 		ch.log_ns = uio_port_ns();
 	}
-	send_hello();
+	uio_channel_hello(ch.nonce, ch.features);
 }
 
 /* ---- what frames do, apart from commands ---- */
@@ -349,78 +262,6 @@ static bool frame_reset(const struct uio_frame *f, uint8_t *payload)
 	return false;
 }
 
-static bool frame_symr(const struct uio_frame *f, uint8_t *payload)
-{
-	for (struct query *q = ch.queries; q != NULL; q = q->next) {
-		if (q->id != f->id || q->done)
-			continue;
-		if (f->arg != q->n || f->length != q->n * 16u) {
-			uio_channel_broken("SYMR does not fit its question");
-			return false;
-		}
-		for (unsigned int i = 0; i < q->n; i++) {
-			const uint8_t *row = payload + i * 16u;
-			memcpy(&q->out[i].address, row, 8);
-			memcpy(&q->out[i].size, row + 8, 4);
-			q->out[i].type = row[12];
-		}
-		q->done = true;
-		uio_port_event_signal(q->wake);
-		break;
-	}
-	return true; /* nobody waits for it any more */
-}
-
-struct listing {
-	struct writer w;
-	uint32_t n;
-	size_t size;
-};
-
-static int size_overlay(struct uio_overlay *o, void *arg)
-{
-	struct listing *l = arg;
-	size_t size = 32 + 8 + 4 + 4 + 4 + 2 + strlen(o->name);
-
-	if (l->size + size > UIO_FRAME_MAX)
-		return 1;
-	l->size += size;
-	l->n++;
-	return 0;
-}
-
-static int list_overlay(struct uio_overlay *o, void *arg)
-{
-	struct listing *l = arg;
-
-	if (l->n-- == 0)
-		return 1;
-	put(&l->w, o->hash, 32);
-	put_u64(&l->w, o->base);
-	put_u32(&l->w, (uint32_t)o->size);
-	put_u32(&l->w, o->uses);
-	put_u32(&l->w, (o->running != 0 ? 1u : 0u) | (o->pushed ? 2u : 0u));
-	put_string(&l->w, o->name, strlen(o->name));
-	return 0;
-}
-
-static bool frame_listq(const struct uio_frame *f, uint8_t *payload)
-{
-	struct listing l = {.n = 0};
-
-	(void)payload;
-	uio_overlay_foreach(size_overlay, &l);
-	uint8_t *reply = uio_port_alloc(l.size + 1);
-	uint32_t n = reply != NULL ? l.n : 0;
-	if (reply != NULL) {
-		l.w = (struct writer){reply, l.size};
-		uio_overlay_foreach(list_overlay, &l);
-	}
-	uio_channel_post(UIO_FRAME_LISTR, f->id, n, reply, reply != NULL ? l.size : 0);
-	uio_port_free(reply);
-	return true;
-}
-
 /* ---- the table of frames the host may send ---- */
 
 struct kind {
@@ -444,8 +285,8 @@ static const struct kind kinds[] = {
 	{UIO_FRAME_DATA, "DATA", 0, UIO_FRAME_MAX, NULL, uio_frame_data_begin,
 	 uio_frame_data_bytes},
 	{UIO_FRAME_CREDIT, "CREDIT", 4, 4, uio_frame_credit, NULL, NULL},
-	{UIO_FRAME_SYMR, "SYMR", 0, UIO_FRAME_MAX, frame_symr, NULL, NULL},
-	{UIO_FRAME_LISTQ, "LISTQ", 0, 0, frame_listq, NULL, NULL},
+	{UIO_FRAME_SYMR, "SYMR", 0, UIO_FRAME_MAX, uio_frame_symr, NULL, NULL},
+	{UIO_FRAME_LISTQ, "LISTQ", 0, 0, uio_frame_listq, NULL, NULL},
 	{UIO_FRAME_UNLOAD, "UNLOAD", 32, 32, uio_frame_unload, NULL, NULL},
 };
 
@@ -596,79 +437,4 @@ void uio_channel_poll(void)
 		}
 		budget -= used;
 	}
-}
-
-/* ---- questions to the host ---- */
-
-static int ask(struct query *q, const uint8_t *request, size_t len)
-{
-	struct uio_exec *x = uio_exec_self();
-	struct uio_event own;
-	uint32_t session = ch.session;
-	uint64_t limit = uio_port_ns() + SYMQ_TIMEOUT;
-
-	if (!ch.synced)
-		return -ENOTCONN;
-	if (x == NULL)
-		uio_port_event_init(&own);
-	q->wake = x != NULL ? &x->wake : &own;
-	q->id = ++ch.next_query;
-	q->done = false;
-	q->next = ch.queries;
-	ch.queries = q;
-
-	int err = uio_channel_send(session, UIO_FRAME_SYMQ, q->id, q->n, request, len);
-	if (err == -EPIPE)
-		err = -ENOTCONN;
-	while (err >= 0 && !q->done) {
-		uint64_t now = uio_port_ns();
-		if (session != ch.session)
-			err = -ENOTCONN;
-		else if (x != NULL && x->cancel != 0)
-			err = -EINTR;
-		else if (now >= limit)
-			err = -ETIMEDOUT;
-		else
-			uio_port_event_wait(q->wake, limit - now);
-	}
-	for (struct query **p = &ch.queries; *p != NULL; p = &(*p)->next)
-		if (*p == q) {
-			*p = q->next;
-			break;
-		}
-	return err < 0 ? err : 0;
-}
-
-int uio_channel_symq(const uint8_t hash[32], const char *const *names, unsigned int n,
-		     struct uio_symbol *out)
-{
-	unsigned int done = 0;
-
-	/* One frame and its answer hold so many names; nearly always all of them. */
-	while (done < n) {
-		size_t size = 32;
-		unsigned int count = 0;
-		for (; done + count < n && count < UIO_FRAME_MAX / 16; count++) {
-			size_t len = 2 + strlen(names[done + count]);
-			if (size + len > UIO_FRAME_MAX)
-				break;
-			size += len;
-		}
-		if (count == 0)
-			return -ENAMETOOLONG;
-		uint8_t *request = uio_port_alloc(size);
-		if (request == NULL)
-			return -ENOMEM;
-		struct writer w = {request, size};
-		put(&w, hash, 32);
-		for (unsigned int i = done; i < done + count; i++)
-			put_string(&w, names[i], strlen(names[i]));
-		struct query q = {.n = count, .out = out + done};
-		int err = ask(&q, request, size);
-		uio_port_free(request);
-		if (err < 0)
-			return err;
-		done += count;
-	}
-	return 0;
 }

@@ -41,6 +41,7 @@ bool uio_channel_synced(void);
 #define UIO_FEATURE_FAIL_STOP (1u << 5)
 #define UIO_FEATURE_WX        (1u << 6)
 void uio_channel_feature(uint64_t bits);
+uint64_t uio_channel_features(void);
 
 /** A LOG frame, level as syslog; also kept for `dmesg`. Rate-limited. */
 void uio_log(int level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -124,7 +124,18 @@ static ssize_t chan_read(struct uio_exec *x, void *buf, size_t len)
 	return (ssize_t)n;
 }
 
-static const struct uio_exec_io chan_io = {.write = chan_write, .read = chan_read};
+static bool chan_ready(struct uio_exec *x)
+{
+	const struct chan_exec *c = x->io_data;
+
+	return c->fill > 0 || c->input_ended || x->cancel != 0;
+}
+
+static const struct uio_exec_io chan_io = {
+	.write = chan_write,
+	.read = chan_read,
+	.ready = chan_ready,
+};
 
 /* ---- the end ---- */
 
@@ -141,7 +152,7 @@ static size_t put(uint8_t *at, const void *data, size_t len)
 static size_t encode_exit(uint8_t *out, const struct uio_result *r, uint64_t run_ns)
 {
 	size_t n = put(out, &r->status, 4);
-	uint16_t len = (uint16_t)strnlen(r->message, sizeof(r->message));
+	uint16_t len = (uint16_t)strlen(r->message);
 
 	n += put(out + n, &len, 2);
 	n += put(out + n, r->message, len);

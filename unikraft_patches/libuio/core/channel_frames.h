@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Between channel.c (session, frames, small requests) and channel_exec.c
- * (commands and images). The wire format is docs/protocol.md's, little-endian
- * as is every CPU that libuio runs on.
+ * Between channel.c (session and frames) and those who know what frames mean:
+ * channel_exec.c, channel_symq.c, channel_hello.c. The wire format is docs/protocol.md's,
+ * little-endian as is every CPU that libuio runs on.
  */
 #ifndef UIO_CORE_CHANNEL_FRAMES_H
 #define UIO_CORE_CHANNEL_FRAMES_H
@@ -95,6 +95,44 @@ static inline uint32_t uio_take_u32(struct uio_cursor *c)
 	return v;
 }
 
+/* Makes a payload; what does not fit is left out. */
+struct uio_writer {
+	uint8_t *at;
+	size_t left;
+};
+
+static inline void uio_put(struct uio_writer *w, const void *data, size_t len)
+{
+	if (len > w->left)
+		len = w->left;
+	if (len == 0)
+		return;
+	memcpy(w->at, data, len);
+	w->at += len;
+	w->left -= len;
+}
+
+static inline void uio_put_u16(struct uio_writer *w, uint16_t v)
+{
+	uio_put(w, &v, sizeof(v));
+}
+
+static inline void uio_put_u32(struct uio_writer *w, uint32_t v)
+{
+	uio_put(w, &v, sizeof(v));
+}
+
+static inline void uio_put_u64(struct uio_writer *w, uint64_t v)
+{
+	uio_put(w, &v, sizeof(v));
+}
+
+static inline void uio_put_string(struct uio_writer *w, const void *text, size_t len)
+{
+	uio_put_u16(w, (uint16_t)len);
+	uio_put(w, text, len);
+}
+
 /** The channel's session: a new number after each SYNC with a new nonce, reset or disconnection. */
 uint32_t uio_channel_session(void);
 
@@ -109,14 +147,21 @@ bool uio_channel_post(uint8_t type, uint32_t id, uint32_t arg, const void *paylo
 int uio_channel_send(uint32_t session, uint8_t type, uint32_t id, uint32_t arg, const void *payload,
 		     size_t len);
 
+/** HELLO, about this guest (channel_hello.c). */
+void uio_channel_hello(uint64_t nonce, uint64_t features);
+/** The session is over: nobody will answer (channel_symq.c). */
+void uio_channel_symq_reset(void);
+
 /** The host broke the protocol: RESET with the reason, then wait for SYNC. */
 void uio_channel_broken(const char *why);
 
 /*
- * channel_exec.c: what the frames do. A handler gets whole payloads; the two
+ * What the frames do. A handler gets whole payloads; the two
  * streamed kinds, DATA and IMAGE, get a check of the header first and then
  * the bytes as they come. A false answer has called uio_channel_broken().
  */
+bool uio_frame_symr(const struct uio_frame *f, uint8_t *payload);
+bool uio_frame_listq(const struct uio_frame *f, uint8_t *payload);
 bool uio_frame_exec(const struct uio_frame *f, uint8_t *payload);
 bool uio_frame_cancel(const struct uio_frame *f, uint8_t *payload);
 bool uio_frame_winsize(const struct uio_frame *f, uint8_t *payload);

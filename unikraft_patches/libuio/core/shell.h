@@ -23,7 +23,7 @@ struct uio_shell {
 	struct uio_echo echo;
 	struct uio_lineedit edit;
 	uint8_t ahead[2048];
-	char echo_buf[4096];
+	char echo_buf[2048];
 };
 
 /** Add to the terminal's output. */

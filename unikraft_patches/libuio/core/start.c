@@ -45,6 +45,9 @@ static void context_main(void *arg)
 		uint64_t now = uio_port_ns();
 		uint64_t due = earlier(uio_console_poll(now), uio_exec_tick(now));
 
+		if (uio_bpf_tick)
+			due = earlier(due, uio_bpf_tick(now));
+
 		now = uio_port_ns();
 		if (due == UINT64_MAX)
 			uio_port_event_wait(&context_event, UINT64_MAX);
@@ -86,5 +89,8 @@ int uio_start(void)
 	err = uio_port_thread_create(&t, "uio", context_main, NULL, CONTEXT_STACK);
 	if (err < 0)
 		uio_log(3, "cannot start the uIO context: error %d", -err);
+	else
+		uio_log(6, "the uIO context is there; features 0x%llx",
+			(unsigned long long)uio_channel_features());
 	return err;
 }

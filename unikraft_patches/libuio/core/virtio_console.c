@@ -152,6 +152,14 @@ static void remove_port(struct lane *l)
 		port_lane[port] = NULL;
 }
 
+/* With or without a NUL behind it. */
+static size_t name_length(const char *name, size_t room)
+{
+	const char *end = memchr(name, '\0', room);
+
+	return end != NULL ? (size_t)(end - name) : room;
+}
+
 static void take_control(const uint8_t *buffer, uint32_t len)
 {
 	struct control c;
@@ -179,7 +187,7 @@ static void take_control(const uint8_t *buffer, uint32_t len)
 		set_host_open(&lanes[c.id], c.value != 0);
 		break;
 	case PORT_NAME:
-		name_port(c.id, name, strnlen(name, len - sizeof(c)));
+		name_port(c.id, name, name_length(name, len - sizeof(c)));
 		break;
 	default:
 		break; /* sizes of text consoles */
