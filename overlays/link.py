@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from overlays import callable as border
 from overlays import elf, encodings, manifest
 from overlays.elf import Object, Reloc, Section, Sym
 from overlays.errors import LinkError, UnluckyPlace, did_you_mean, near
@@ -26,13 +27,14 @@ MAGIC = b"\x00uIOIMG1"
 BUILD_ID_BYTES = 20
 
 PROT_R, PROT_W, PROT_X = 1, 2, 4
-KIND_FUNCTION, KIND_OBJECT = 1, 2
+KIND_FUNCTION, KIND_OBJECT, KIND_BACK, KIND_UNGATED = 1, 2, 3, 4
 
 _HEADER = struct.Struct("<8s32s20sIQQIIII64s32s")
 _SEGMENT = struct.Struct("<IIII")
 _IMPORT = struct.Struct("<QII")
 
 STUB = 8  # bytes: jmp *slot(%rip), and two of padding
+ENTRY = 16  # bytes: lea function(%rip), %r11; jmp *slot(%rip), and padding
 _STUB_UD2 = b"\x0f\x0b" + b"\xcc" * 6  # for a weak function that the kernel does not have
 
 R_NONE, R_64, R_PC32, R_PLT32, R_GOTPCREL, R_32, R_32S, R_PC64, R_GOTPCRELX, R_REX_GOTPCRELX = (
@@ -91,6 +93,8 @@ class Layout:
     commons: dict[int, int] = field(default_factory=dict)  # symbol index -> offset
     slots: dict[int, int] = field(default_factory=dict)  # symbol index -> offset of its slot
     stubs: dict[int, int] = field(default_factory=dict)  # symbol index -> offset of its stub
+    entries: dict[border.Place, int] = field(default_factory=dict)  # own function -> offset of its
+    back: int = 0  # offset of the slot that the entries jump through
 
 
 def image_size(overlay: Overlay) -> int:
@@ -140,6 +144,7 @@ def _layout(obj: Object, shift: int = 0) -> Layout:
         for r in entries
         if r.type in RULES and not RULES[r.type].slot
     }
+    handed_out = border.taken(obj)
     end = 0
     for prot, sections in groups.items():
         segment = Segment(prot, end)
@@ -158,8 +163,15 @@ def _layout(obj: Object, shift: int = 0) -> Layout:
                 if symbol.index in direct:
                     out.stubs[symbol.index] = at
                     at = _bounded(at + STUB)
-        elif prot == PROT_R and slotted:
+            at = _aligned(at, ENTRY) if handed_out else at
+            for place in handed_out:
+                out.entries[place] = at
+                at = _bounded(at + ENTRY)
+        elif prot == PROT_R and (slotted or handed_out):
             at = _aligned(at, 8)
+            if handed_out:
+                out.back = at
+                at = _bounded(at + 8)
             for index in sorted(slotted):
                 out.slots[index] = at
                 at = _bounded(at + 8)
@@ -323,16 +335,20 @@ class _Linker:
                 self._apply(section, reloc)
         for index, slot in self.plan.slots.items():
             if index not in self.targets:  # the overlay's own symbol
-                self._put(slot, self._address(self.obj.symbols[index]), 8)
+                symbol = self.obj.symbols[index]
+                entry_ = self.plan.entries.get((symbol.shndx, symbol.value))
+                self._put(slot, self._address(symbol) if entry_ is None else self.base + entry_, 8)
         self._scan()
         init = self._functions(elf.SHT_INIT_ARRAY)
         fini = self._functions(elf.SHT_FINI_ARRAY)
         table = [
             (target.address + self.slide & 0xFFFF_FFFF_FFFF_FFFF, self.plan.slots[index],
-             KIND_FUNCTION if target.kind == "function" else KIND_OBJECT)
+             self._kind(self.obj.symbols[index].name, target))
             for index, target in self.targets.items()
             if target is not None
         ]  # fmt: skip
+        if self.plan.entries:
+            table.append((0, self.plan.back, KIND_BACK))
         return b"".join(
             [
                 _HEADER.pack(
@@ -367,6 +383,19 @@ class _Linker:
                 distance = self.plan.slots[index] - (offset + 6)
                 code = b"\xff\x25" + distance.to_bytes(4, "little", signed=True) + b"\x66\x90"
             self.memory[offset : offset + STUB] = code
+        for (section, value), offset in self.plan.entries.items():
+            function = self.plan.sections[section] + value
+            code = b"\x4c\x8d\x1d" + (function - offset - 7).to_bytes(4, "little", signed=True)
+            code += b"\xff\x25" + (self.plan.back - offset - 13).to_bytes(4, "little", signed=True)
+            self.memory[offset : offset + ENTRY] = code + b"\xcc" * 3
+
+    def _kind(self, name: str, target: Symbol) -> int:
+        if target.kind != "function":
+            return KIND_OBJECT
+        # What libuio has in place of a function of the C library is never pure.
+        ours = target.name != name
+        ungated = not ours and border.is_ungated(name, self.overlay.manifest.app)
+        return KIND_UNGATED if ungated else KIND_FUNCTION
 
     def _address(self, symbol: Sym) -> int:
         """S: what a reference to the symbol means at run time."""
@@ -404,8 +433,13 @@ class _Linker:
         if reloc.offset + rule.width > section.size:
             raise LinkError(f"a relocation reaches over the end of section {section.name}")
         offset = self.plan.sections[section.index] + reloc.offset
+        place = border.place_of(self.obj, section, reloc)
         if rule.slot:
             value = self.base + self.plan.slots[reloc.sym]
+        elif place in self.plan.entries:
+            # In `lea` the addend counts from the end of the field.
+            value = self.base + self.plan.entries[place] - (4 if rule.relative else 0)
+            value -= reloc.addend
         elif (
             reloc.type == R_PLT32
             and symbol.index in self.targets

@@ -22,7 +22,7 @@ from overlays.errors import FormatError, did_you_mean, near
 SECTION = ".uio.manifest"
 POLICY_SECTION = ".uio.policy"
 _POLICY = struct.Struct("<IIIIQQ")  # docs/protocol.md §5
-_APP_NONE, _NEED_DOMAIN = 1, 2
+_APP_NONE, _NEED_DOMAIN, _KEEP_DATA = 1, 2, 4
 MAX_MANIFEST = 64 << 10  # bytes of JSON
 MAX_IMPORTS = 4096
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}\Z")  # fits char[64] of an image
@@ -45,6 +45,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     imports: list[str] = msgspec.field(default_factory=list)  # fnmatch patterns
     app: Literal["read", "none"] = "read"  # what the domain may see of the application
     domain: Literal["wanted", "required"] = "wanted"  # whether it runs where there is no PKU
+    keep: bool = False  # its variables keep their values from one command to the next
     stack: int = 64 << 10
     timeout_ms: int = 0
     memory: int = 0
@@ -77,7 +78,11 @@ def encode(manifest: Manifest) -> bytes:
 
 def policy(manifest: Manifest) -> bytes:
     """What the guest needs to know to run the overlay, in its own form (`.uio.policy`, image header)."""
-    flags = _APP_NONE * (manifest.app == "none") | _NEED_DOMAIN * (manifest.domain == "required")
+    flags = (
+        _APP_NONE * (manifest.app == "none")
+        | _NEED_DOMAIN * (manifest.domain == "required")
+        | _KEEP_DATA * manifest.keep
+    )
     return _POLICY.pack(1, flags, manifest.stack, manifest.timeout_ms, manifest.memory, 0)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from console.frames import Hello, Resident, SymbolReply
+from overlays.callable import is_ungated
 
 if TYPE_CHECKING:
     from overlays.kernel import Kernel
@@ -27,6 +28,7 @@ _INLINE_BYTES = 128 * 1024  # larger overlays are linked in a thread, so that no
 _FORMER = 32
 _PLACES = 16  # tried, until the relocated bytes form no forbidden instruction
 _KINDS = {"function": 1, "object": 2}
+_UNGATED = 4
 
 
 class NoRoom(Exception):
@@ -202,5 +204,7 @@ class Images:
                 continue
             address = symbol.address if symbol.absolute else symbol.address + self._hello.slide
             size = min(symbol.size, 0xFFFFFFFF)
+            if symbol.kind == "function" and symbol.name == name and is_ungated(name, "none"):
+                kind = _UNGATED
             replies.append(SymbolReply(address=address & (1 << 64) - 1, size=size, type=kind))
         return replies

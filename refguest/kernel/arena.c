@@ -13,7 +13,7 @@ bool page_flags(unsigned int prot, uint64_t *flags)
 {
 	if ((prot & 6) == 6)
 		return false;
-	*flags = PTE_OWNED;
+	*flags = PTE_OWNED | PTE_KEYED;
 	if (prot)
 		*flags |= PTE_PRESENT;
 	if (prot & 2)
@@ -90,7 +90,20 @@ int arena_protect(uintptr_t va, size_t pages, unsigned int prot)
 	for (; pages; pages--, va += PAGE_SIZE) {
 		uint64_t *entry = page_entry(va, false);
 
-		*entry = (*entry & PTE_FRAME) | flags;
+		*entry = (*entry & (PTE_FRAME | PTE_KEY_MASK)) | (flags & ~PTE_KEY_MASK);
+		invlpg(va);
+	}
+	return 0;
+}
+
+int arena_tag(uintptr_t va, size_t pages, unsigned int key)
+{
+	if (!is_range(va, pages) || key > 15 || !is_all(va, pages, true))
+		return -EINVAL;
+	for (; pages; pages--, va += PAGE_SIZE) {
+		uint64_t *entry = page_entry(va, false);
+
+		*entry = (*entry & ~PTE_KEY_MASK) | PTE_KEY(key);
 		invlpg(va);
 	}
 	return 0;

@@ -25,7 +25,7 @@ struct hvm_memmap_entry {
 extern uint8_t __image_start[], __text_start[], __text_end[], __data_start[], __image_end[];
 extern uint8_t __app_text_start[], __app_text_end[], __libc_text_start[], __libc_text_end[];
 extern uint8_t __build_id_start[], __build_id_end[];
-extern uint8_t __cpu_start[], __cpu_end[];
+extern uint8_t __cpu_tables[], __cpu_stacks[], __cpu_end[];
 
 #define REFGUEST_VERSION "refguest 1"
 

@@ -48,13 +48,13 @@ struct table_register {
 	uint64_t base;
 } __attribute__((packed));
 
-CPU_DATA bool cpu_has_pku;
-CPU_DATA uint64_t syscall_stack;
-CPU_DATA uint64_t syscall_rsp;
-CPU_DATA static uint64_t gdt[5];
-CPU_DATA static struct tss tss;
-CPU_DATA static struct gate idt[256];
-CPU_DATA static uint8_t ist_stacks[IST_COUNT][IST_SIZE] __attribute__((aligned(4096)));
+CPU_TABLE bool cpu_has_pku;
+uint64_t syscall_stack;
+uint64_t syscall_rsp;
+CPU_TABLE static uint64_t gdt[5];
+CPU_TABLE static struct tss tss;
+CPU_TABLE static struct gate idt[256];
+CPU_STACK static uint8_t ist_stacks[IST_COUNT][IST_SIZE] __attribute__((aligned(4096)));
 
 size_t cpu_xstate_size = 512;
 static uint64_t xcr0;

@@ -10,8 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Lives in pages that no protection key covers (link.ld). */
-#define CPU_DATA __attribute__((section(".cpu,\"aw\",@nobits#")))
+/* In pages that no protection key covers (link.ld): constant from paging_init() on; stacks. */
+#define CPU_TABLE __attribute__((section(".cpu.tables,\"aw\",@nobits#")))
+#define CPU_STACK __attribute__((section(".cpu.stacks,\"aw\",@nobits#")))
 
 #define FRAME_SYSCALL 0x100 /* leave by the short way */
 #define FRAME_FULL    0x101 /* all registers count: leave by iretq */

@@ -79,6 +79,8 @@ vector_common:
 	xorl %ecx, %ecx
 	rdpkru
 	pushq %rax
+	testl %eax, %eax
+	jz 2f
 	xorl %eax, %eax
 	xorl %edx, %edx
 	wrpkru
@@ -104,8 +106,8 @@ vector_common:
 	.type restore_frame, @function
 restore_frame:
 	popq %rax
-	cmpb $0, cpu_has_pku(%rip)
-	je 1f
+	testl %eax, %eax
+	jz 1f /* without PKU always */
 	xorl %ecx, %ecx
 	xorl %edx, %edx
 	wrpkru

@@ -5,7 +5,7 @@
  * All RAM is mapped at its own address, readable and writable, never executable. Two kinds of
  * frames are not: those that lie where the arena is (machines with more than 1.75 GiB), and those
  * that the arena takes. So nothing can be written through a second address that may be executed at
- * the first.
+ * the first, nor under another protection key.
  */
 #ifndef REFGUEST_MEMORY_H
 #define REFGUEST_MEMORY_H
@@ -30,11 +30,21 @@
 #define PTE_UNCACHED 0x18ul
 #define PTE_LARGE    0x80ul
 #define PTE_OWNED    0x200ul /* ours: the entry holds a frame, present or not */
-#define PTE_KEY      (15ul << 59)
 #define PTE_NX       (1ul << 63)
 #define PTE_FRAME    0x000ffffffffff000ul
 
-#define PTE_RW (PTE_PRESENT | PTE_WRITE | PTE_NX | PTE_OWNED)
+/*
+ * Protection keys govern "user" pages alone. Everything that can be written is such a page and has
+ * the kernel's key, except the CPU's own tables and interrupt stacks (link.ld); the image's text
+ * and constants are not, so that they can always be read.
+ */
+#define PTE_KEY(key)  ((uint64_t)(key) << 59)
+#define PTE_KEY_MASK  PTE_KEY(15)
+#define KERNEL_KEY    1u
+#define PTE_KEYED     (PTE_USER | PTE_KEY(KERNEL_KEY))
+#define PTE_CPU_STACK (PTE_PRESENT | PTE_WRITE | PTE_NX | PTE_OWNED)
+
+#define PTE_RW (PTE_PRESENT | PTE_WRITE | PTE_NX | PTE_OWNED | PTE_KEYED)
 #define PTE_R  (PTE_PRESENT | PTE_NX | PTE_OWNED)
 #define PTE_RX (PTE_PRESENT | PTE_OWNED)
 
@@ -65,6 +75,8 @@ void *page_map_device(uint64_t address, size_t size);
 int arena_map(uintptr_t va, size_t pages, unsigned int prot);
 int arena_protect(uintptr_t va, size_t pages, unsigned int prot);
 int arena_unmap(uintptr_t va, size_t pages);
+/** Give mapped pages a protection key, 0 to 15. */
+int arena_tag(uintptr_t va, size_t pages, unsigned int key);
 /** Flags for PROT_* bits; false if writable and executable. */
 bool page_flags(unsigned int prot, uint64_t *flags);
 

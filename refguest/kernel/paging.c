@@ -122,6 +122,15 @@ static void map_ram(uint64_t address, uint64_t end)
 		map_range(address, end, PTE_RW);
 }
 
+static uint64_t image_flags(const uint8_t *p)
+{
+	if (p < __text_start || (p >= __cpu_tables && p < __cpu_stacks))
+		return PTE_R;
+	if (p < __text_end)
+		return PTE_RX;
+	return p >= __cpu_stacks && p < __cpu_end ? PTE_CPU_STACK : PTE_RW;
+}
+
 void paging_init(const struct hvm_start_info *info)
 {
 	const struct hvm_memmap_entry *map = (const void *)info->memmap;
@@ -133,7 +142,7 @@ void paging_init(const struct hvm_start_info *info)
 				(map[i].addr + map[i].size) & ~PAGE_MASK);
 	}
 	for (uint8_t *p = __image_start; p < __image_end; p += PAGE_SIZE) {
-		uint64_t flags = p < __text_start ? PTE_R : p < __text_end ? PTE_RX : PTE_RW;
+		uint64_t flags = image_flags(p);
 		uint64_t *entry = page_entry((uintptr_t)p, true);
 
 		if (!entry)
@@ -175,7 +184,7 @@ void *page_map_device(uint64_t address, size_t size)
 
 		if (!entry)
 			panic("no memory for page tables");
-		*entry = first | PTE_PRESENT | PTE_WRITE | PTE_NX | PTE_UNCACHED;
+		*entry = first | PTE_PRESENT | PTE_WRITE | PTE_NX | PTE_UNCACHED | PTE_KEYED;
 		invlpg(first);
 	}
 	return (void *)address;

@@ -164,11 +164,11 @@ static void timer_interrupt(void *arg)
 
 /* ---- switching ---- */
 
+/* PKRU is 0 whenever the kernel runs: an interrupted thread has its own in its frame. */
 static void load_state(struct thread *t)
 {
 	if (t->calls_c) {
 		__asm__ volatile("fninit; fldcw %0; ldmxcsr %1" : : "m"(t->fcw), "m"(t->mxcsr));
-		cpu_set_pkru(t->pkru);
 	} else {
 		cpu_xstate_restore(t->xstate);
 	}
@@ -181,7 +181,6 @@ static void save_state(struct thread *t)
 {
 	if (t->calls_c) {
 		__asm__ volatile("fnstcw %0; stmxcsr %1" : "=m"(t->fcw), "=m"(t->mxcsr));
-		t->pkru = cpu_get_pkru();
 	} else {
 		cpu_xstate_save(t->xstate);
 	}
@@ -315,7 +314,7 @@ static bool is_preemptible(uint64_t ip)
 
 bool sched_wants_preemption(const struct frame *frame)
 {
-	if (!resched || !run_head || current->state != THREAD_RUNNING)
+	if (!resched || !run_head || current->state != THREAD_RUNNING || current->pinned)
 		return false;
 	return (current->ours || runnable_ours) && is_preemptible(frame->rip);
 }
@@ -326,7 +325,10 @@ struct frame *preempt(struct frame *frame)
 
 	run_push(current);
 	schedule();
-	signal_deliver(frame);
+	/* A handler of the application does not run with the rights of an overlay: it waits until
+	 * that has left. */
+	if (!frame->pkru)
+		signal_deliver(frame);
 	*out = *frame;
 	return out;
 }
@@ -444,13 +446,12 @@ int thread_divert(struct thread *t, void (*fn)(void *), void *arg)
 	uint64_t flags = irq_save();
 	int status = -EAGAIN;
 
-	if (t != current && t->started &&
+	if (t != current && (t->started || !t->ours) &&
 	    (t->state == THREAD_BLOCKED || t->state == THREAD_RUNNABLE)) {
 		detach(t);
 		set_context(t, t->kernel_stack_top, (uint64_t)divert_entry, (uint64_t)arg,
 			    (uint64_t)fn);
 		t->interruptible = false;
-		t->pkru = 0;
 		make_runnable(t);
 		status = 0;
 	}

@@ -39,6 +39,12 @@ HARNESS_CORE = (
         "overlay_file",
         "fault",
         "fault_trap",
+        "run",
+        "gate",
+        "callback",
+        "domain",
+        "domain_scan",
+        "loader_entries",
     ),
     *("api", "api_heap", "api_libc", "api_stdio", "sha256"),
 )

@@ -72,6 +72,8 @@ ALL_TYPES = """
     .text
     .globl main
 main:
+    nop
+begin_0:
     mov here(%rip), %rax
     lea here(%rip), %rcx
     cmp %rcx, %rax
@@ -85,7 +87,7 @@ main:
     mov distance(%rip), %rax
     lea distance(%rip), %rdx
     add %rdx, %rax
-    lea main(%rip), %rdx
+    lea begin_0(%rip), %rdx
     cmp %rdx, %rax
     want 4
     .reloc .+3, R_X86_64_GOTPCREL, here-4
@@ -116,7 +118,7 @@ main:
     ret
     .data
 here: .quad here
-distance: .quad main - .
+distance: .quad begin_0 - .
 function: .quad add
     .section .note.GNU-stack
 """

@@ -12,8 +12,9 @@
  * inside the next call of any of these, unless it has called
  * uio_interrupted(): then it is expected to end by itself.
  *
- * Global variables keep their values from one command to the next, as long as
- * the overlay stays loaded.
+ * Global variables begin anew with each command, unless the manifest says
+ * `keep = true`: then they keep their values as long as the overlay stays
+ * loaded. A second command in it at the same time finds them as they are.
  */
 #ifndef UIO_UIO_H
 #define UIO_UIO_H

@@ -357,6 +357,17 @@ ssize_t uio_exec_read(struct uio_exec *x, void *buf, size_t len)
 	return (ssize_t)n;
 }
 
+void uio_exec_cancel(struct uio_exec *x, int signal)
+{
+	x->cancel = signal;
+	uio_port_event_signal(&x->wake);
+}
+
+void uio_channel_feature(uint64_t bits)
+{
+	(void)bits;
+}
+
 bool uio_exec_stopping(const struct uio_exec *x)
 {
 	return x->cancel || uio_port_ns() >= x->deadline_ns;

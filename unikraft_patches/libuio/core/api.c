@@ -15,6 +15,7 @@
 #include "overlay_impl.h"
 
 #define FIRST_FD   3
+#define EXIT_GAP   256u        /* red zone and this function's own frame */
 #define SLEEP_STEP 50000000ull /* how late a sleep without an exec notices that it shall stop */
 
 /* ---- in and out ---- */
@@ -36,7 +37,8 @@ struct uio_run *uio_api_enter(void)
 
 	if (!run || !run->active)
 		return NULL;
-	run->in_core++;
+	if (!run->in_core++)
+		run->was_pinned = uio_port_pin(true);
 	return run;
 }
 
@@ -44,8 +46,10 @@ void uio_api_leave(struct uio_run *run)
 {
 	if (!run)
 		return;
-	run->in_core--;
-	if (!run->in_core && must_stop(run))
+	if (--run->in_core)
+		return;
+	uio_port_pin(run->was_pinned);
+	if (must_stop(run))
 		uio_run_leave(run, UIO_RUN_STOPPED);
 }
 
@@ -57,11 +61,15 @@ static void set_probing(bool probing)
 		run->probing = probing;
 }
 
-static void touch_byte(uintptr_t at, bool write)
+/* Where there is a domain: with the rights of the overlay, which passed the pointer. */
+static void touch_byte(const struct uio_run *run, uintptr_t at, bool write)
 {
 	volatile uint8_t *byte = (volatile uint8_t *)at;
 
-	if (write)
+	if (run && run->border.pkru &&
+	    (write || run->resident->o.policy.flags & UIO_POLICY_APP_NONE))
+		uio_domain_touch(run, at, write);
+	else if (write)
 		*byte = *byte;
 	else
 		(void)*byte;
@@ -69,15 +77,16 @@ static void touch_byte(uintptr_t at, bool write)
 
 void uio_api_touch(const void *p, size_t len, bool write)
 {
+	const struct uio_run *run = uio_run_self();
 	uintptr_t at = (uintptr_t)p, last = at + (len ? len - 1 : 0);
 
 	if (!len)
 		return;
 	set_probing(true);
 	for (; last - at >= UIO_PAGE_SIZE; at += UIO_PAGE_SIZE)
-		touch_byte(at, write);
-	touch_byte(at, write);
-	touch_byte(last, write); /* the last step may have ended in front of its page */
+		touch_byte(run, at, write);
+	touch_byte(run, at, write);
+	touch_byte(run, last, write); /* the last step may have ended in front of its page */
 	set_probing(false);
 }
 
@@ -102,6 +111,7 @@ int uio_api_flush(struct uio_run *run)
 {
 	ssize_t n = 0;
 
+	run = run->owner;
 	if (run->buffered) {
 		n = write_out(run, 1, run->buffer, run->buffered);
 		run->buffered = 0;
@@ -115,6 +125,7 @@ ssize_t uio_api_output(struct uio_run *run, unsigned int stream, const void *buf
 
 	if (stream != 1)
 		return write_out(run, stream, buf, len);
+	run = run->owner; /* whose buffer it is */
 	if (len > sizeof(run->buffer) - run->buffered)
 		rc = uio_api_flush(run);
 	if (rc)
@@ -130,11 +141,9 @@ ssize_t uio_api_output(struct uio_run *run, unsigned int stream, const void *buf
 
 static ssize_t output(unsigned int stream, const void *buf, size_t len)
 {
-	struct uio_run *run;
+	struct uio_run *run = uio_api_enter();
 	ssize_t n;
 
-	uio_api_touch(buf, len, false);
-	run = uio_api_enter();
 	if (!run) {
 		uio_port_log(buf, len);
 		return (ssize_t)len;
@@ -207,6 +216,10 @@ bool uio_terminal(unsigned int *rows, unsigned int *columns)
 	bool tty = run && run->x && run->x->tty;
 
 	if (rows)
+		uio_api_touch(rows, sizeof(*rows), true);
+	if (columns)
+		uio_api_touch(columns, sizeof(*columns), true);
+	if (rows)
 		*rows = tty ? run->x->rows : 0;
 	if (columns)
 		*columns = tty ? run->x->columns : 0;
@@ -220,9 +233,9 @@ const char *uio_getenv(const char *name)
 	struct uio_run *run = uio_run_self();
 	size_t n = strlen(name);
 
-	if (!run || !run->x || !run->x->envp)
+	if (!run || !run->owner->envp)
 		return NULL;
-	for (char **e = run->x->envp; *e; e++)
+	for (char **e = run->owner->envp; *e; e++)
 		if (!strncmp(*e, name, n) && (*e)[n] == '=')
 			return *e + n + 1;
 	return NULL;
@@ -243,10 +256,19 @@ int uio_interrupted(void)
 
 _Noreturn void uio_api_exit(struct uio_run *run, int status)
 {
-	while (run->nat_exit)
-		run->at_exit[--run->nat_exit]();
-	uio_api_flush_all();
-	run->status = status;
+	struct uio_run *command = run->owner;
+	uint64_t sp = run->border.pkru ? run->border.sp : (uintptr_t)__builtin_frame_address(0);
+
+	command->status = status;
+	command->has_status = true;
+	if (run != command) { /* a thread of it, or called back: the command ends */
+		command->thread_exited = true;
+		uio_exec_cancel(command->x, 9);
+		uio_run_leave(run, UIO_RUN_STOPPED);
+	}
+	/* What exit() does has to happen below the variables of main(), which may still be used. */
+	if (sp - run->border.stack_low < run->border.stack_bytes)
+		run->exit_sp = sp - EXIT_GAP;
 	uio_run_leave(run, UIO_RUN_RETURNED);
 }
 
@@ -263,6 +285,7 @@ _Noreturn void uio_exit(int status)
 
 static struct uio_file **slot_of(struct uio_run *run, int fd)
 {
+	run = run->owner;
 	if (fd < FIRST_FD || fd >= FIRST_FD + (int)UIO_RUN_FILES)
 		return NULL;
 	return run->files[fd - FIRST_FD] ? &run->files[fd - FIRST_FD] : NULL;
@@ -271,6 +294,7 @@ static struct uio_file **slot_of(struct uio_run *run, int fd)
 int uio_open(const char *path, int flags, unsigned int mode)
 {
 	struct uio_run *run;
+	struct uio_file **files;
 	unsigned int i = 0;
 	int rc = -EMFILE;
 
@@ -278,12 +302,13 @@ int uio_open(const char *path, int flags, unsigned int mode)
 	run = uio_api_enter();
 	if (!run)
 		return -EPERM;
-	while (i < UIO_RUN_FILES && run->files[i])
+	files = run->owner->files;
+	while (i < UIO_RUN_FILES && files[i])
 		i++;
 	if (i < UIO_RUN_FILES)
-		rc = uio_file_open(&run->files[i], path, flags, mode);
+		rc = uio_file_open(&files[i], path, flags, mode);
 	if (rc < 0 && i < UIO_RUN_FILES)
-		run->files[i] = NULL;
+		files[i] = NULL;
 	uio_api_leave(run);
 	return rc < 0 ? rc : FIRST_FD + (int)i;
 }
@@ -313,12 +338,16 @@ static ssize_t read_input(struct uio_run *run, void *buf, size_t len)
 
 ssize_t uio_read(int fd, void *buf, size_t len)
 {
-	struct uio_run *run;
+	uio_api_touch(buf, len, true);
+	return uio_api_read(fd, buf, len);
+}
+
+ssize_t uio_api_read(int fd, void *buf, size_t len)
+{
+	struct uio_run *run = uio_api_enter();
 	struct uio_file **slot;
 	ssize_t n = -EBADF;
 
-	uio_api_touch(buf, len, true);
-	run = uio_api_enter();
 	slot = run ? slot_of(run, fd) : NULL;
 	if (slot)
 		n = uio_file_read(*slot, buf, len);
@@ -344,13 +373,18 @@ static ssize_t write_all(struct uio_file *f, const uint8_t *buf, size_t len)
 
 ssize_t uio_write(int fd, const void *buf, size_t len)
 {
+	uio_api_touch(buf, len, false);
+	return uio_api_write(fd, buf, len);
+}
+
+ssize_t uio_api_write(int fd, const void *buf, size_t len)
+{
 	struct uio_run *run;
 	struct uio_file **slot;
 	ssize_t n = -EBADF;
 
 	if (fd == 1 || fd == 2)
 		return output((unsigned int)fd, buf, len);
-	uio_api_touch(buf, len, false);
 	run = uio_api_enter();
 	slot = run ? slot_of(run, fd) : NULL;
 	if (slot)
@@ -389,8 +423,10 @@ int uio_stat(const char *path, struct uio_stat *out)
 	run = uio_api_enter();
 	rc = run ? uio_file_stat(path, &st) : -EPERM;
 	uio_api_leave(run);
-	if (!rc)
+	if (!rc) {
+		uio_api_touch(out, sizeof(*out), true);
 		*out = st;
+	}
 	return rc;
 }
 
@@ -414,7 +450,7 @@ static int copy_entry(const struct uio_dirent *entry, void *arg)
 {
 	struct copying *c = arg;
 	size_t size = strlen(entry->name) + 1;
-	struct copied_entry *copy = uio_heap_alloc(c->run, sizeof(*copy) + size, 16);
+	struct copied_entry *copy = uio_run_hold(c->run, sizeof(*copy) + size);
 
 	if (!copy)
 		return -ENOMEM;
@@ -425,6 +461,24 @@ static int copy_entry(const struct uio_dirent *entry, void *arg)
 	*c->last = copy;
 	c->last = &copy->next;
 	return 0;
+}
+
+/* The callback has a copy of its own memory: it may not be able to read libuio's. */
+static int show_entry(struct uio_run *run, const struct copied_entry *e,
+		      int (*fn)(const struct uio_dirent *entry, void *arg), void *arg)
+{
+	size_t size = strlen(e->name) + 1;
+	struct uio_dirent *entry = uio_heap_alloc(run, sizeof(*entry) + size, 16);
+	int rc;
+
+	if (!entry)
+		return -ENOMEM;
+	*entry = (struct uio_dirent){.name = memcpy(entry + 1, e->name, size)};
+	entry->ino = e->ino;
+	entry->type = e->type;
+	rc = fn(entry, arg);
+	uio_heap_free(run, entry);
+	return rc;
 }
 
 int uio_readdir(const char *path, int (*fn)(const struct uio_dirent *entry, void *arg), void *arg)
@@ -441,12 +495,10 @@ int uio_readdir(const char *path, int (*fn)(const struct uio_dirent *entry, void
 	rc = uio_file_readdir(path, copy_entry, &c);
 	uio_api_leave(c.run);
 	for (struct copied_entry *e = c.first; e; e = next) {
-		struct uio_dirent entry = {.name = e->name, .ino = e->ino, .type = e->type};
-
 		if (!rc)
-			rc = fn(&entry, arg);
+			rc = show_entry(c.run, e, fn, arg);
 		next = e->next;
-		uio_heap_free(c.run, e);
+		uio_run_drop(e);
 	}
 	return rc;
 }
@@ -520,6 +572,8 @@ int uio_slurp(const char *path, void **data, size_t *size, size_t max)
 	}
 	uio_api_leave(run);
 	if (!rc) {
+		uio_api_touch(data, sizeof(*data), true);
+		uio_api_touch(size, sizeof(*size), true);
 		*data = copy;
 		*size = n;
 	}
@@ -538,6 +592,8 @@ void uio_meminfo(size_t *total, size_t *free_bytes)
 	size_t all = 0, left = 0;
 
 	uio_port_meminfo(&all, &left);
+	uio_api_touch(total, sizeof(*total), true);
+	uio_api_touch(free_bytes, sizeof(*free_bytes), true);
 	*total = all;
 	*free_bytes = left;
 }
@@ -583,11 +639,15 @@ int uio_symbol(const char *name, struct uio_symbol *out)
 	run = uio_api_enter();
 	if (run)
 		rc = uio_channel_symq(run->resident->o.hash, &name, 1, &symbol);
+	if (symbol.type > 2)
+		symbol.type = 1; /* how it would be called does not matter here */
 	if (!rc && !symbol.type)
 		rc = -ENOENT;
 	uio_api_leave(run);
-	if (!rc)
+	if (!rc) {
+		uio_api_touch(out, sizeof(*out), true);
 		*out = symbol;
+	}
 	return rc;
 }
 
@@ -605,7 +665,7 @@ struct copying_threads {
 static int copy_thread(const struct uio_thread_info *info, void *arg)
 {
 	struct copying_threads *c = arg;
-	struct copied_thread *copy = uio_heap_alloc(c->run, sizeof(*copy), 16);
+	struct copied_thread *copy = uio_run_hold(c->run, sizeof(*copy));
 
 	if (!copy)
 		return -ENOMEM;
@@ -616,6 +676,22 @@ static int copy_thread(const struct uio_thread_info *info, void *arg)
 	*c->last = copy;
 	c->last = &copy->next;
 	return 0;
+}
+
+static int show_thread(struct uio_run *run, const struct copied_thread *t,
+		       int (*fn)(const struct uio_thread_info *entry, void *arg), void *arg)
+{
+	struct copied_thread *own = uio_heap_alloc(run, sizeof(*own), 16);
+	int rc;
+
+	if (!own)
+		return -ENOMEM;
+	*own = *t;
+	own->next = NULL;
+	own->info.name = own->name;
+	rc = fn(&own->info, arg);
+	uio_heap_free(run, own);
+	return rc;
 }
 
 int uio_threads(int (*fn)(const struct uio_thread_info *entry, void *arg), void *arg)
@@ -632,9 +708,9 @@ int uio_threads(int (*fn)(const struct uio_thread_info *entry, void *arg), void 
 	uio_api_leave(c.run);
 	for (struct copied_thread *t = c.first; t; t = next) {
 		if (!rc)
-			rc = fn(&t->info, arg);
+			rc = show_thread(c.run, t, fn, arg);
 		next = t->next;
-		uio_heap_free(c.run, t);
+		uio_run_drop(t);
 	}
 	return rc;
 }
@@ -646,6 +722,7 @@ int uio_counts(struct uio_counts *out)
 	if (!uio_port_counts)
 		return -ENOSYS;
 	uio_port_counts(&counts);
+	uio_api_touch(out, sizeof(*out), true);
 	*out = counts;
 	return 0;
 }
@@ -687,8 +764,7 @@ ssize_t uio_peek(void *dst, const void *src, size_t n)
 void uio_poke(void *dst, const void *src, size_t n)
 {
 	uio_api_touch(src, n, false);
-	uio_api_touch(dst, n, true);
-	memcpy(dst, src, n);
+	memcpy(dst, src, n); /* the one that is meant to reach what is not the overlay's */
 }
 
 void uio_api_close_all(struct uio_run *run)

@@ -58,9 +58,9 @@ _Noreturn void uio_libc__exit(int status)
 {
 	struct uio_run *run = uio_run_self();
 
-	if (run && run->active) {
-		run->status = status;
-		uio_run_leave(run, UIO_RUN_RETURNED);
+	if (run && run->active && run->owner == run) {
+		run->nat_exit = 0;
+		run->quick_exit = true;
 	}
 	uio_exit(status);
 }
@@ -94,6 +94,7 @@ int uio_libc_atexit(void (*fn)(void))
 {
 	struct uio_run *run = uio_run_self();
 
+	run = run ? run->owner : NULL;
 	if (!run || run->nat_exit == sizeof(run->at_exit) / sizeof(run->at_exit[0]))
 		return -1;
 	run->at_exit[run->nat_exit++] = fn;
@@ -153,13 +154,37 @@ void uio_free(void *p)
 	if (!p)
 		return;
 	if (run && uio_heap_owns(run, p)) {
+		bool is_block = true;
+
 		run = uio_api_enter();
 		if (run)
-			uio_heap_free(run, p);
+			is_block = uio_heap_free(run, p);
 		uio_api_leave(run);
+		if (!is_block) {
+			uio_eprintf("free() of what is no block, or was freed before\n");
+			fatal(CALLER(), FRAME());
+		}
 	} else if (kernel_free) {
 		kernel_free(p); /* the application's: it handed out what its caller frees */
 	}
+}
+
+/*
+ * The kernel's errno is in its own memory, where an overlay cannot write: it
+ * has one of its own, which gates keep the same from when it is first asked for.
+ */
+int *uio_libc___errno_location(void)
+{
+	struct uio_run *run = uio_run_self();
+
+	if (!run || !run->border.pkru || !kernel_errno)
+		return kernel_errno ? kernel_errno() : NULL;
+	if (!run->errno_cell) {
+		run->errno_cell = uio_heap_alloc(run, sizeof(int), 16);
+		if (run->errno_cell)
+			*run->errno_cell = *kernel_errno();
+	}
+	return run->errno_cell ? run->errno_cell : kernel_errno();
 }
 
 void *uio_libc_malloc(size_t size)
@@ -198,6 +223,10 @@ void *uio_libc_realloc(void *p, size_t size)
 		fatal(CALLER(), FRAME());
 	}
 	old = uio_heap_size(run, p);
+	if (!old) {
+		uio_eprintf("realloc() of what is no block, or was freed before\n");
+		fatal(CALLER(), FRAME());
+	}
 	if (size <= old && size >= old / 2)
 		return p;
 	q = allocate(size, 16);
@@ -424,4 +453,5 @@ const void *const uio_api_libc_symbols[] = {
 	uio_libc_sleep,
 	uio_libc_usleep,
 	uio_libc_nanosleep,
+	uio_libc___errno_location,
 };

@@ -36,7 +36,8 @@ extern int uio_libc_vasprintf(char **out, const char *fmt, va_list args);
 extern void uio_free(void *p);
 extern void *uio_alloc(size_t size);
 
-/* A stream of fopen(), or the command's standard input: in the command's own memory. */
+/* A stream of fopen(), or the command's standard input: in libuio's memory, gone with the command.
+ */
 struct uio_stream {
 	struct uio_stream *next;
 	int fd;
@@ -65,8 +66,9 @@ static int standard(const void *f)
 
 static struct uio_stream *stream_new(struct uio_run *run, int fd)
 {
-	struct uio_stream *s = uio_alloc(sizeof(*s));
+	struct uio_stream *s = uio_run_hold(run, sizeof(*s));
 
+	run = run->owner;
 	if (s) {
 		memset(s, 0, sizeof(*s));
 		s->fd = fd;
@@ -85,7 +87,7 @@ static struct uio_stream *own(const void *f)
 
 	if (!run)
 		return NULL;
-	for (struct uio_stream *s = run->streams; s; s = s->next)
+	for (struct uio_stream *s = run->owner->streams; s; s = s->next)
 		if (s == f || (is_stdin && s->fd == 0))
 			return s;
 	return is_stdin ? stream_new(run, 0) : NULL;
@@ -96,7 +98,7 @@ static struct uio_stream *own(const void *f)
 static int write_out(struct uio_stream *s)
 {
 	size_t n = s->unwritten;
-	ssize_t rc = n ? uio_write(s->fd, s->room, n) : 0;
+	ssize_t rc = n ? uio_api_write(s->fd, s->room, n) : 0;
 
 	s->unwritten = 0;
 	if (rc == (ssize_t)n)
@@ -125,14 +127,15 @@ static int put(struct uio_stream *s, const void *buf, size_t len)
 		s->unwritten += len;
 		return 0;
 	}
-	rc = uio_write(s->fd, buf, len);
+	rc = uio_api_write(s->fd, buf, len);
 	if (rc == (ssize_t)len)
 		return 0;
 	s->failed = true;
 	return seterr(rc < 0 ? rc : -EIO);
 }
 
-size_t uio_libc_fwrite(const void *buf, size_t size, size_t n, void *f)
+/* From libuio's own memory, or what was looked at. */
+static size_t write_to(const void *buf, size_t size, size_t n, void *f)
 {
 	int fd = standard(f);
 	struct uio_stream *s;
@@ -142,13 +145,22 @@ size_t uio_libc_fwrite(const void *buf, size_t size, size_t n, void *f)
 	if (__builtin_mul_overflow(size, n, &len) || !len)
 		return 0;
 	if (fd > 0) {
-		rc = uio_write(fd, buf, len);
+		rc = uio_api_write(fd, buf, len);
 		return rc == (ssize_t)len ? n : (seterr(rc < 0 ? rc : -EIO), 0);
 	}
 	s = own(f);
 	if (s)
 		return put(s, buf, len) ? 0 : n;
 	return kernel_fwrite ? kernel_fwrite(buf, size, n, f) : 0;
+}
+
+size_t uio_libc_fwrite(const void *buf, size_t size, size_t n, void *f)
+{
+	size_t len;
+
+	if (!__builtin_mul_overflow(size, n, &len))
+		uio_api_touch(buf, len, false);
+	return write_to(buf, size, n, f);
 }
 
 int uio_libc_vfprintf(void *f, const char *fmt, va_list args)
@@ -230,7 +242,7 @@ int uio_libc_fputc(int c, void *f)
 {
 	unsigned char byte = (unsigned char)c;
 
-	return uio_libc_fwrite(&byte, 1, 1, f) == 1 ? byte : END;
+	return write_to(&byte, 1, 1, f) == 1 ? byte : END;
 }
 
 int uio_libc_putc(int c, void *f)
@@ -241,7 +253,7 @@ int uio_libc_putc(int c, void *f)
 int uio_libc_putchar(int c)
 {
 	unsigned char byte = (unsigned char)c;
-	ssize_t n = uio_write(1, &byte, 1);
+	ssize_t n = uio_api_write(1, &byte, 1);
 
 	return n == 1 ? byte : seterr(n < 0 ? n : -EIO);
 }
@@ -251,7 +263,7 @@ int uio_api_flush_all(void)
 	struct uio_run *run = uio_run_self();
 	int rc = uio_flush();
 
-	for (struct uio_stream *s = run ? run->streams : NULL; s; s = s->next)
+	for (struct uio_stream *s = run ? run->owner->streams : NULL; s; s = s->next)
 		if (write_out(s))
 			rc = END;
 	return rc < 0 ? END : 0;
@@ -291,7 +303,7 @@ static bool fetch(struct uio_stream *s)
 
 	if (s->unwritten && write_out(s))
 		return false;
-	n = uio_read(s->fd, s->room, sizeof(s->room));
+	n = uio_api_read(s->fd, s->room, sizeof(s->room));
 	s->used = 0;
 	s->filled = n > 0 ? (size_t)n : 0;
 	if (n == 0)
@@ -431,11 +443,11 @@ int uio_libc_fclose(void *f)
 	if (!s)
 		return standard(f) > 0 ? (uio_flush() ? END : 0) : seterr(-EBADF);
 	rc = write_out(s);
-	for (at = &uio_run_self()->streams; *at != s; at = &(*at)->next)
+	for (at = &uio_run_self()->owner->streams; *at != s; at = &(*at)->next)
 		;
 	*at = s->next;
 	closed = s->fd ? uio_close(s->fd) : 0;
-	uio_free(s);
+	uio_run_drop(s);
 	return closed < 0 ? seterr(closed) : rc;
 }
 

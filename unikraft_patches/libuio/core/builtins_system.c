@@ -296,7 +296,7 @@ static int run_sym(struct uio_exec *x, int argc, char **argv)
 		}
 		uio_exec_printf(x, "0x%016llx %8u %-8s %s\n", (unsigned long long)found[i].address,
 				(unsigned int)found[i].size,
-				found[i].type == 1 ? "function" : "object", argv[i + 1]);
+				found[i].type == 2 ? "object" : "function", argv[i + 1]);
 	}
 	uio_port_free(found);
 	return status;

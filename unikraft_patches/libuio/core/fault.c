@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Overlay code runs and ends here: the one place where it is entered, on a
- * stack of its own between guard pages, and the one place to which every end
- * of it unwinds: return, exit(), a fault, a cancel, a deadline. Whatever the
- * command held is given back afterwards.
+ * A command that is an overlay, from beginning to end: arguments, fresh data,
+ * constructors, main(), what exit() does, and the result: its status, a fault
+ * in words, a cancel, a deadline.
  */
 
 #include <errno.h>
@@ -17,163 +16,7 @@
 #define DESTRUCTOR_RETRY_NS 10000000ull
 #define BUSY_RETRY_NS       1000000ull
 
-/* ---- entry and exit ---- */
-
-/*
- * uio_run_enter(run, entry, sp, a0, a1, a2): keep what the ABI wants kept on
- * this stack and its top in run; then the overlay's stack and entry. The
- * overlay can reach neither run nor this stack by what is in its registers.
- *
- * uio_run_unwind(run, how): back to where uio_run_enter() was called, which
- * returns how. Also where the trap hook sends a thread whose every register
- * but rdi, rsi and rsp is the overlay's.
- *
- * A switch of protection keys belongs right before `call` and right after the
- * label uio_run_unwind.
- */
-__asm__(".text\n"
-	".globl uio_run_enter\n"
-	".type uio_run_enter, @function\n"
-	"uio_run_enter:\n"
-	"	pushq %rbp\n"
-	"	pushq %rbx\n"
-	"	pushq %r12\n"
-	"	pushq %r13\n"
-	"	pushq %r14\n"
-	"	pushq %r15\n"
-	"	pushfq\n"
-	"	subq $8, %rsp\n"
-	"	stmxcsr (%rsp)\n"
-	"	fnstcw 4(%rsp)\n"
-	"	movq %rsp, (%rdi)\n"
-	"	movq %rdx, %rsp\n"
-	"	movq %rsi, %rax\n"
-	"	movq %rcx, %rdi\n"
-	"	movq %r8, %rsi\n"
-	"	movq %r9, %rdx\n"
-	"	xorl %ebp, %ebp\n"
-	"	xorl %ebx, %ebx\n"
-	"	xorl %ecx, %ecx\n"
-	"	xorl %r8d, %r8d\n"
-	"	xorl %r9d, %r9d\n"
-	"	xorl %r12d, %r12d\n"
-	"	xorl %r13d, %r13d\n"
-	"	xorl %r14d, %r14d\n"
-	"	xorl %r15d, %r15d\n"
-	"	call *%rax\n"
-	"	movl %eax, %edi\n"
-	"	cld\n"
-	"	andq $-16, %rsp\n"
-	"	call uio_run_returned\n"
-	"	ud2\n"
-	".size uio_run_enter, .-uio_run_enter\n"
-	".globl uio_run_unwind\n"
-	".type uio_run_unwind, @function\n"
-	"uio_run_unwind:\n"
-	"	movq (%rdi), %rsp\n"
-	"	movl %esi, %eax\n"
-	"	cld\n"
-	"	fninit\n"
-	"	ldmxcsr (%rsp)\n"
-	"	fldcw 4(%rsp)\n"
-	"	addq $8, %rsp\n"
-	"	popfq\n"
-	"	popq %r15\n"
-	"	popq %r14\n"
-	"	popq %r13\n"
-	"	popq %r12\n"
-	"	popq %rbx\n"
-	"	popq %rbp\n"
-	"	ret\n"
-	".size uio_run_unwind, .-uio_run_unwind\n");
-
-extern int uio_run_enter(struct uio_run *run, uintptr_t entry, uintptr_t sp, uintptr_t a0,
-			 uintptr_t a1, uintptr_t a2);
-extern _Noreturn void uio_run_unwind(struct uio_run *run, int how);
-_Static_assert(offsetof(struct uio_run, saved_sp) == 0, "known to the assembler");
-
-_Noreturn void uio_run_leave(struct uio_run *run, enum uio_run_end how)
-{
-	run->active = false;
-	uio_run_unwind(run, (int)how);
-}
-
-/* Called by the assembler when the overlay's function returns. */
-__attribute__((used)) _Noreturn void uio_run_returned(int status)
-{
-	struct uio_run *run = uio_run_self();
-
-	if (run->in_main)
-		uio_api_exit(run, status);
-	uio_run_leave(run, UIO_RUN_RETURNED);
-}
-
-_Noreturn void uio_run_abort(struct uio_run *run, enum uio_trap_kind kind, uint64_t ip,
-			     uint64_t frame)
-{
-	memset(&run->fault, 0, sizeof(run->fault));
-	run->fault.trap.kind = kind;
-	run->fault.trap.ip = ip;
-	run->fault.trap.sp = frame;
-	run->fault.trap.regs[6] = frame; /* rbp */
-	uio_run_backtrace(run, &run->fault);
-	uio_run_leave(run, UIO_RUN_FAULT);
-}
-
-static enum uio_run_end call(struct uio_run *run, uintptr_t entry, uintptr_t sp, uintptr_t a0,
-			     uintptr_t a1, uintptr_t a2)
-{
-	run->in_core = 0;
-	run->active = true;
-	return (enum uio_run_end)uio_run_enter(run, entry, sp, a0, a1, a2);
-}
-
-/* ---- stacks ---- */
-
-static int stack_take(struct uio_run *run, size_t pages)
-{
-	struct uio_resident *r = run->resident;
-	uintptr_t range = r->spare_stack;
-	int rc;
-
-	if (range && r->spare_pages >= pages) {
-		r->spare_stack = 0;
-		pages = r->spare_pages;
-	} else {
-		while (!(range = uio_arena_take(UIO_STACK_GUARD + pages + UIO_RUN_GUARD_HIGH)))
-			if (!uio_resident_evict())
-				return -ENOMEM;
-		do {
-			rc = uio_port_map(range + UIO_STACK_GUARD * UIO_PAGE_SIZE, pages,
-					  UIO_PROT_READ | UIO_PROT_WRITE);
-		} while (rc == -ENOMEM && uio_resident_evict());
-		if (rc) {
-			uio_arena_release(range);
-			return rc;
-		}
-	}
-	run->stack_low = range + UIO_STACK_GUARD * UIO_PAGE_SIZE;
-	run->stack_high = run->stack_low + pages * UIO_PAGE_SIZE;
-	return 0;
-}
-
-/* One is kept for the overlay's next command: mapping costs more than a short command. */
-static void stack_give(struct uio_run *run)
-{
-	struct uio_resident *r = run->resident;
-	uintptr_t range = run->stack_low - UIO_STACK_GUARD * UIO_PAGE_SIZE;
-	size_t pages = (run->stack_high - run->stack_low) / UIO_PAGE_SIZE;
-
-	if (!run->stack_low)
-		return;
-	if (!r->spare_stack && pages <= UIO_PAGES(UIO_STACK_DEFAULT) + 16) {
-		r->spare_stack = range;
-		r->spare_pages = pages;
-		return;
-	}
-	uio_port_unmap(run->stack_low, pages);
-	uio_arena_release(range);
-}
+/* ---- arguments ---- */
 
 static size_t count(char **strings, size_t *bytes)
 {
@@ -211,7 +54,7 @@ static void measure_arguments(const struct uio_exec *x, struct arguments *a)
 }
 
 /* At the top of the stack, where a program finds them: the overlay may change its own copies. */
-static void place_arguments(const struct uio_run *run, struct arguments *a)
+static void place_arguments(struct uio_run *run, struct arguments *a)
 {
 	uintptr_t start = (run->stack_high - a->bytes) & ~(uintptr_t)15;
 	char **vectors = (char **)start;
@@ -220,43 +63,52 @@ static void place_arguments(const struct uio_run *run, struct arguments *a)
 	a->argv = copy_strings(run->x->argv, a->argc, vectors, &strings);
 	a->envp = copy_strings(run->x->envp, a->envc, vectors + a->argc + 1, &strings);
 	a->sp = start;
+	run->envp = a->envp;
 }
 
-/* ---- a run from beginning to end ---- */
+/* ---- the program from beginning to end ---- */
 
-static struct uio_run *run_begin(struct uio_resident *r, struct uio_exec *x, size_t more_stack)
+static enum uio_run_end call(struct uio_run *run, uintptr_t fn, uintptr_t sp, uintptr_t a0,
+			     uintptr_t a1, uintptr_t a2)
 {
-	const struct uio_policy *policy = &r->o.policy;
-	size_t stack = policy->stack_bytes ? policy->stack_bytes : UIO_STACK_DEFAULT;
-	struct uio_run *run = uio_port_alloc(sizeof(*run));
+	const uint64_t arguments[4] = {a0, a1, a2};
+	struct uio_level level = {0};
+	enum uio_run_end how = uio_run_call(run, &level, fn, sp, arguments);
 
-	if (!run)
-		return NULL;
-	memset(run, 0, sizeof(*run));
-	run->thread = uio_port_thread_self();
-	run->x = x;
-	run->resident = r;
-	run->heap_limit = policy->memory_bytes;
-	if (stack_take(run, UIO_PAGES(stack + more_stack))) {
-		uio_port_free(run);
-		return NULL;
+	if (how == UIO_RUN_RETURNED && !run->has_status)
+		run->status = (int)level.rax;
+	return how;
+}
+
+/* The objects of C++, newest first, then the destructors backwards. */
+static enum uio_run_end destruct(struct uio_run *run, uintptr_t sp)
+{
+	struct uio_resident *r = run->resident;
+	enum uio_run_end how = UIO_RUN_RETURNED;
+
+	for (struct uio_at_unload *u = r->at_unload; u && how == UIO_RUN_RETURNED; u = u->next)
+		how = call(run, (uintptr_t)u->fn, sp, (uintptr_t)u->arg, 0, 0);
+	for (uint32_t i = r->nfini; i-- > 0 && how == UIO_RUN_RETURNED;)
+		how = call(run, r->calls[r->ninit + i], sp, 0, 0, 0);
+	return how;
+}
+
+static bool keeps_data(const struct uio_resident *r)
+{
+	return r->o.policy.flags & UIO_POLICY_KEEP_DATA;
+}
+
+/* As a program finds its variables: unless others are in it, or it wants to keep them. */
+static void renew(struct uio_resident *r)
+{
+	if (r->o.running > 1 || keeps_data(r))
+		return;
+	if (r->is_used) {
+		uio_resident_restore_data(r);
+		uio_resident_forget_objects(r);
+		r->state = UIO_RESIDENT_NEW;
 	}
-	run->next = uio_runs;
-	uio_runs = run;
-	return run;
-}
-
-static void run_end(struct uio_run *run)
-{
-	struct uio_run **at = &uio_runs;
-
-	uio_api_close_all(run);
-	uio_heap_free_all(run);
-	stack_give(run);
-	while (*at != run)
-		at = &(*at)->next;
-	*at = run->next;
-	uio_port_free(run);
+	r->is_used = true;
 }
 
 /* Constructors, once, by the first command; others wait for it. */
@@ -276,6 +128,32 @@ static enum uio_run_end construct(struct uio_run *run, uintptr_t sp)
 	for (uint32_t i = 0; i < r->ninit && how == UIO_RUN_RETURNED; i++)
 		how = call(run, r->calls[i], sp, 0, 0, 0);
 	r->state = how == UIO_RUN_RETURNED ? UIO_RESIDENT_READY : UIO_RESIDENT_BROKEN;
+	return how;
+}
+
+/* What exit() does, after main() has returned or has called it. */
+static enum uio_run_end finish(struct uio_run *run, uintptr_t sp)
+{
+	struct uio_resident *r = run->resident;
+	enum uio_run_end how = UIO_RUN_RETURNED;
+
+	run->has_status = true;
+	if (run->exit_sp)
+		sp = run->exit_sp; /* main()'s variables are still there */
+	while (run->nat_exit && how == UIO_RUN_RETURNED)
+		how = call(run, (uintptr_t)run->at_exit[--run->nat_exit], sp, 0, 0, 0);
+	if (how == UIO_RUN_RETURNED && r->o.running == 1 && !keeps_data(r) &&
+	    r->state == UIO_RESIDENT_READY && !run->quick_exit) {
+		r->state = UIO_RESIDENT_NEW;
+		how = destruct(run, sp);
+	}
+	if (how == UIO_RUN_RETURNED) {
+		run->active = true;
+		run->in_core = 1; /* whatever happens, this ends here */
+		uio_api_flush_all();
+		run->in_core = 0;
+		run->active = false;
+	}
 	return how;
 }
 
@@ -350,15 +228,20 @@ static void set_result(struct uio_run *run, enum uio_run_end how)
 {
 	struct uio_exec *x = run->x;
 
+	if (run->has_fault)
+		how = UIO_RUN_FAULT;
 	switch (how) {
 	case UIO_RUN_FAULT:
 		describe_fault(run, x);
 		break;
 	case UIO_RUN_STOPPED:
-		uio_run_stopped(x, run->resident->o.name);
-		break;
+		if (!run->thread_exited) {
+			uio_run_stopped(x, run->resident->o.name);
+			break;
+		}
+		/* fall through */
 	case UIO_RUN_RETURNED:
-		if (uio_exec_stopping(x) && !run->polite)
+		if (uio_exec_stopping(x) && !run->polite && !run->thread_exited)
 			uio_run_stopped(x, run->resident->o.name);
 		else
 			uio_exec_result(x, UIO_EXIT_OK, run->status, "%s", "");
@@ -387,7 +270,7 @@ void uio_overlay_run(struct uio_overlay *o, struct uio_exec *x)
 	}
 	o->running++; /* before anything that may evict */
 	measure_arguments(x, &a);
-	run = run_begin(r, x, a.bytes + 16);
+	run = uio_run_begin(r, x, a.bytes + 16);
 	if (!run) {
 		o->running--;
 		uio_exec_result(x, UIO_EXIT_ERROR, -ENOMEM, "%s: no memory for its stack", o->name);
@@ -396,12 +279,15 @@ void uio_overlay_run(struct uio_overlay *o, struct uio_exec *x)
 	o->uses++;
 	limit_time(&o->policy, x);
 	place_arguments(run, &a);
+	renew(r);
 	x->overlay = o;
 	x->recover = run;
 	how = construct(run, a.sp);
 	if (how == UIO_RUN_RETURNED) {
 		run->in_main = true;
 		how = call(run, o->entry, a.sp, a.argc, (uintptr_t)a.argv, (uintptr_t)a.envp);
+		if (how == UIO_RUN_RETURNED)
+			how = finish(run, a.sp);
 	}
 	x->recover = NULL;
 	if (how != UIO_RUN_RETURNED)
@@ -409,7 +295,7 @@ void uio_overlay_run(struct uio_overlay *o, struct uio_exec *x)
 	set_result(run, how);
 	if (how != UIO_RUN_RETURNED)
 		r->state = UIO_RESIDENT_BROKEN; /* its data may be half changed: load it afresh */
-	run_end(run);
+	uio_run_end(run);
 	x->overlay = NULL;
 	o->running--;
 	r->last_used_ns = uio_port_ns();
@@ -417,11 +303,6 @@ void uio_overlay_run(struct uio_overlay *o, struct uio_exec *x)
 }
 
 /* ---- ending it from outside ---- */
-
-static void diverted(void *arg)
-{
-	uio_run_leave(arg, UIO_RUN_STOPPED);
-}
 
 int uio_overlay_stop(struct uio_exec *x)
 {
@@ -431,10 +312,7 @@ int uio_overlay_stop(struct uio_exec *x)
 		return 0; /* libuio's own code looks at x->cancel */
 	if (run->polite && x->cancel && x->cancel < 9 && uio_port_ns() < x->deadline_ns)
 		return 0;
-	run->stop = true;
-	if (!run->active || run->in_core)
-		return -EAGAIN;
-	return uio_port_thread_divert(run->thread, diverted, run);
+	return uio_run_stop(run);
 }
 
 /* ---- destructors ---- */
@@ -451,19 +329,16 @@ static void teardown_thread(void *arg)
 	struct teardown *t = arg;
 	struct uio_resident *r = t->r;
 	enum uio_run_end how = UIO_RUN_RETURNED;
-	struct uio_run *run = run_begin(r, NULL, 0);
+	struct uio_run *run = uio_run_begin(r, NULL, 0);
 
 	t->run = run;
-	for (struct uio_at_unload *u = r->at_unload; run && u && how == UIO_RUN_RETURNED;
-	     u = u->next)
-		how = call(run, (uintptr_t)u->fn, run->stack_high, (uintptr_t)u->arg, 0, 0);
-	for (uint32_t i = r->nfini; run && i-- > 0 && how == UIO_RUN_RETURNED;)
-		how = call(run, r->calls[r->ninit + i], run->stack_high, 0, 0, 0);
+	if (run)
+		how = destruct(run, run->stack_high);
 	if (how != UIO_RUN_RETURNED)
 		uio_log(4, "overlay %s was stopped in a destructor", r->o.name);
 	t->run = NULL;
 	if (run)
-		run_end(run);
+		uio_run_end(run);
 	t->finished = true;
 	uio_port_event_signal(&t->done);
 }
@@ -483,9 +358,7 @@ void uio_run_destructors(struct uio_resident *r)
 		uio_port_event_wait(&t.done, now < end ? end - now : DESTRUCTOR_RETRY_NS);
 		if (t.finished || uio_port_ns() < end || !t.run)
 			continue;
-		t.run->stop = true;
-		if (t.run->active && !t.run->in_core)
-			uio_port_thread_divert(thread, diverted, t.run);
+		uio_run_stop(t.run);
 	}
 }
 
@@ -493,6 +366,7 @@ void uio_fault_init(void)
 {
 	/* What overlays call has no other caller: without a mention no linker would keep it. */
 	__asm__ volatile("" ::"r"(uio_api_symbols), "r"(uio_api_libc_symbols),
-			 "r"(uio_api_stdio_symbols));
+			 "r"(uio_api_stdio_symbols), "r"(uio_callback_symbols));
+	uio_domain_init();
 	uio_port_trap_hook(uio_run_trap);
 }

@@ -33,7 +33,12 @@ struct image_import {
 };
 _Static_assert(sizeof(struct image_import) == 16, "wire format");
 
-enum { IMPORT_FUNCTION = 1, IMPORT_OBJECT = 2 };
+enum {
+	IMPORT_FUNCTION = 1,
+	IMPORT_OBJECT = 2,
+	IMPORT_BACK = 3,  /* how the overlay's own functions are called by others; no target */
+	IMPORT_DIRECT = 4 /* a function that runs in the overlay's rights */
+};
 
 #define CALLS_MAX 65536u
 
@@ -147,13 +152,13 @@ static const char *imports_refusal(const struct uio_push *p, const struct image_
 
 		if (!s || s->prot & UIO_PROT_WRITE || m->slot % 8)
 			return "a GOT entry lies outside its read-only part";
-		if (m->kind == IMPORT_FUNCTION) {
+		if (m->kind == IMPORT_FUNCTION || m->kind == IMPORT_DIRECT) {
 			if (m->target < image.text_start || m->target >= image.text_end)
 				return "a function import lies outside the kernel's text";
 		} else if (m->kind == IMPORT_OBJECT) {
 			if (m->target < image.base || m->target >= image.end)
 				return "an object import lies outside the kernel";
-		} else {
+		} else if (m->kind != IMPORT_BACK || m->target) {
 			return "an import is neither function nor object";
 		}
 	}
@@ -263,19 +268,35 @@ static int map_image(struct uio_push *p, struct uio_resident *r, const uint8_t *
 			return -ENOMEM;
 		memcpy((void *)va, data, s->file_size);
 		data += s->file_size;
+		if (s->prot & UIO_PROT_WRITE)
+			r->seg[r->nseg - 1].filled = s->file_size;
 	}
 	return 0;
 }
 
-static void fill_got(const struct uio_push *p, struct uio_resident *r,
-		     const struct image_import *imports)
+static uint64_t slot_value(const struct image_import *m)
+{
+	switch (m->kind) {
+	case IMPORT_FUNCTION:
+		return uio_gate(m->target);
+	case IMPORT_BACK:
+		return uio_gate_back();
+	default:
+		return m->target;
+	}
+}
+
+static int fill_got(const struct uio_push *p, const struct image_import *imports)
 {
 	for (uint32_t i = 0; i < p->header.nimport; i++) {
 		const struct image_import *m = &imports[i];
-		uint64_t value = m->kind == IMPORT_FUNCTION ? uio_gate(r, m->target) : m->target;
+		uint64_t value = slot_value(m);
 
+		if (!value)
+			return -ENOMEM;
 		memcpy((void *)(uintptr_t)(p->header.base + m->slot), &value, sizeof(value));
 	}
+	return 0;
 }
 
 static int take_calls(const struct image_header *h, struct uio_resident *r, const uint64_t *calls)
@@ -312,11 +333,13 @@ static int build(struct uio_push *p, struct uio_resident *r)
 	rc = map_image(p, r, p->rest + tables_size(h));
 	if (!rc)
 		rc = take_calls(h, r, calls);
-	if (!rc) {
-		fill_got(p, r, imports);
-		rc = uio_resident_protect(r);
-	}
-	return rc;
+	if (!rc)
+		rc = fill_got(p, imports);
+	if (!rc && !uio_resident_keep_data(r))
+		rc = -ENOMEM;
+	if (!rc && uio_resident_scan(r))
+		rc = -EACCES;
+	return rc ? rc : uio_resident_protect(r);
 }
 
 static const char *finish(struct uio_push *p, struct uio_overlay **out, int *rc)
@@ -354,7 +377,9 @@ static const char *finish(struct uio_push *p, struct uio_overlay **out, int *rc)
 	*rc = build(p, r);
 	if (*rc) {
 		uio_resident_free(r);
-		return *rc == -EBUSY ? "its address is in use" : "not enough memory";
+		return *rc == -EBUSY    ? "its address is in use"
+		       : *rc == -EACCES ? "it holds an instruction that no overlay may have"
+					: "not enough memory";
 	}
 	uio_resident_add(r);
 	*out = &r->o;

@@ -13,6 +13,7 @@
 
 #include "channel.h"
 #include "elf_file.h"
+#include "loader_entries.h"
 #include "overlay_impl.h"
 
 enum part { PART_CODE, PART_CONST, PART_DATA, PARTS };
@@ -25,6 +26,8 @@ static const unsigned int part_prot[PARTS] = {
 
 /* A PLT entry: jmp *slot(%rip), padded with int3. */
 #define STUB_SIZE 8u
+/* How others call a function of ours: lea function(%rip),%r11; jmp *slot(%rip), padded. */
+#define ENTRY_SIZE 16u
 
 /* Bytes of names in one SYMQ. */
 #define QUESTION_MAX 60000u
@@ -32,7 +35,8 @@ static const unsigned int part_prot[PARTS] = {
 /* Each is gone through once per priority. */
 #define CALL_TABLES_MAX 64u
 
-enum { NEEDS_ADDRESS = 1, NEEDS_SLOT = 2, IS_FUNCTION = 4 };
+enum { NEEDS_ADDRESS = 1, NEEDS_SLOT = 2, IS_FUNCTION = 4, IS_DIRECT = 8 };
+enum { TYPE_FUNCTION = 1, TYPE_OBJECT = 2, TYPE_DIRECT = 4 };
 
 struct place {
 	uint64_t address; /* S; of an imported function: its PLT entry */
@@ -52,6 +56,9 @@ struct loader {
 	uint64_t part_start[PARTS];  /* addresses */
 	uint64_t plt, got;           /* offsets in their parts, later addresses */
 	uint32_t nslots, nfunctions; /* sizes of GOT and PLT in entries */
+	struct uio_entries entries;  /* functions of ours that others may call */
+	uint64_t stubs;              /* for them: as plt */
+	uint32_t back_slot;          /* theirs, if there are any */
 	struct uio_resident *resident;
 };
 
@@ -119,9 +126,9 @@ static bool take_answer(struct loader *l, uint32_t i, const struct uio_symbol *a
 			const struct uio_image *image)
 {
 	const char *name = uio_elf_symbol_name(&l->elf, &l->elf.symbols[i]);
-	bool is_function = answer->type == 1;
+	bool is_function = answer->type == TYPE_FUNCTION || answer->type == TYPE_DIRECT;
 
-	if (answer->type != 1 && answer->type != 2)
+	if (!is_function && answer->type != TYPE_OBJECT)
 		return refuse(l, "the host answers with an unknown kind of symbol: ", name);
 	if (answer->address < (is_function ? image->text_start : image->base) ||
 	    answer->address >= (is_function ? image->text_end : image->end))
@@ -130,6 +137,8 @@ static bool take_answer(struct loader *l, uint32_t i, const struct uio_symbol *a
 	l->places[i].address = answer->address;
 	if (is_function)
 		l->places[i].flags |= IS_FUNCTION | NEEDS_SLOT;
+	if (answer->type == TYPE_DIRECT)
+		l->places[i].flags |= IS_DIRECT;
 	return true;
 }
 
@@ -261,6 +270,10 @@ static bool lay_out(struct loader *l)
 			l->places[i].slot = l->nslots++;
 	}
 	l->plt = append(&l->part_size[PART_CODE], STUB_SIZE, (uint64_t)l->nfunctions * STUB_SIZE);
+	l->stubs = append(&l->part_size[PART_CODE], ENTRY_SIZE,
+			  (uint64_t)l->entries.taken * ENTRY_SIZE);
+	if (l->entries.taken)
+		l->back_slot = l->nslots++;
 	l->got = append(&l->part_size[PART_CONST], 8, (uint64_t)l->nslots * 8);
 	return true;
 }
@@ -291,6 +304,7 @@ static bool map_parts(struct loader *l)
 		va += n * UIO_PAGE_SIZE;
 	}
 	l->plt += l->part_start[PART_CODE];
+	l->stubs += l->part_start[PART_CODE];
 	l->got += l->part_start[PART_CONST];
 	return true;
 }
@@ -298,6 +312,8 @@ static bool map_parts(struct loader *l)
 /* 5. Sections to their places; values of all symbols; PLT and GOT. */
 static void copy_sections(struct loader *l)
 {
+	uint64_t filled = 0;
+
 	for (unsigned int i = 1; i < l->elf.nsections; i++) {
 		const struct elf_section *s = &l->elf.sections[i];
 
@@ -306,7 +322,12 @@ static void copy_sections(struct loader *l)
 		l->sections[i] += l->part_start[part_of(s)];
 		if (s->type != SECTION_NOBITS)
 			memcpy((void *)(uintptr_t)l->sections[i], l->elf.data + s->offset, s->size);
+		if (s->type != SECTION_NOBITS && part_of(s) == PART_DATA &&
+		    l->sections[i] + s->size - l->part_start[PART_DATA] > filled)
+			filled = l->sections[i] + s->size - l->part_start[PART_DATA];
 	}
+	if (l->part_size[PART_DATA]) /* mapped last */
+		l->resident->seg[l->resident->nseg - 1].filled = filled;
 }
 
 static void write_stub(uint64_t stub, uint64_t slot)
@@ -319,7 +340,36 @@ static void write_stub(uint64_t stub, uint64_t slot)
 	memcpy((void *)(uintptr_t)stub, code, sizeof(code));
 }
 
-static void place_symbols(struct loader *l)
+static uint64_t entry_stub(const struct loader *l, const struct uio_entry *e)
+{
+	return l->stubs + (uint64_t)e->index * ENTRY_SIZE;
+}
+
+static void write_entry(const struct loader *l, const struct uio_entry *e)
+{
+	uint8_t code[ENTRY_SIZE] = {0x4c, 0x8d, 0x1d, 0, 0, 0,    0,    0xff,
+				    0x25, 0,    0,    0, 0, 0xcc, 0xcc, 0xcc};
+	uint64_t stub = entry_stub(l, e), slot = l->got + 8ull * l->back_slot;
+	int32_t function = (int32_t)(int64_t)(l->sections[e->section] + e->value - (stub + 7));
+	int32_t gate = (int32_t)(int64_t)(slot - (stub + 13));
+
+	memcpy(code + 3, &function, sizeof(function));
+	memcpy(code + 9, &gate, sizeof(gate));
+	memcpy((void *)(uintptr_t)stub, code, sizeof(code));
+}
+
+static void write_entries(struct loader *l)
+{
+	uint64_t back = uio_gate_back();
+
+	for (uint32_t i = 0; i < l->entries.n; i++)
+		if (l->entries.at[i].is_taken)
+			write_entry(l, &l->entries.at[i]);
+	if (l->entries.taken)
+		memcpy((void *)(uintptr_t)(l->got + 8ull * l->back_slot), &back, sizeof(back));
+}
+
+static bool place_symbols(struct loader *l)
 {
 	uint64_t stub = l->plt;
 
@@ -337,8 +387,17 @@ static void place_symbols(struct loader *l)
 		else if (s->shndx)
 			place->address = l->sections[s->shndx] + s->value;
 		content = place->address;
+		if (s->shndx && place->flags & NEEDS_SLOT) {
+			const struct uio_entry *e = uio_entry_at(&l->entries, s);
+
+			if (e && e->is_taken)
+				content = entry_stub(l, e);
+		}
 		if (place->flags & IS_FUNCTION) {
-			content = uio_gate(l->resident, place->target);
+			content =
+				place->flags & IS_DIRECT ? place->target : uio_gate(place->target);
+			if (!content)
+				return no_memory(l);
 			place->address = stub;
 			write_stub(stub, l->got + 8ull * place->slot);
 			stub += STUB_SIZE;
@@ -347,20 +406,29 @@ static void place_symbols(struct loader *l)
 			memcpy((void *)(uintptr_t)(l->got + 8ull * place->slot), &content,
 			       sizeof(content));
 	}
+	return true;
 }
 
 /* 6. The relocations themselves. */
-static bool relocate(struct loader *l, const struct elf_rela *r, uint64_t place)
+static bool relocate(struct loader *l, const struct elf_rela *r, const struct elf_section *in,
+		     uint64_t place)
 {
 	const struct elf_reloc *how = uio_elf_reloc(uio_elf_rela_type(r));
 	const struct place *symbol = &l->places[uio_elf_rela_symbol(r)];
+	const struct uio_entry *entry;
 	uint64_t value;
 	bool fits;
 
 	if (!how->width)
 		return true;
-	value = how->got ? l->got + 8ull * symbol->slot : symbol->address;
-	value += (uint64_t)r->addend - (how->pc ? place : 0);
+	entry = how->got ? NULL : uio_entry_of(&l->entries, &l->elf, in, r);
+	if (entry) {
+		/* Of `lea` the place counts from the end of its field: S + A is 4 short of it. */
+		value = entry_stub(l, entry) - (how->pc ? 4 + place : 0);
+	} else {
+		value = how->got ? l->got + 8ull * symbol->slot : symbol->address;
+		value += (uint64_t)r->addend - (how->pc ? place : 0);
+	}
 	fits = how->width == 8 ||
 	       (how->is_signed ? (int64_t)value == (int32_t)value : value == (uint32_t)value);
 	if (!fits) {
@@ -386,7 +454,8 @@ static bool relocate_all(struct loader *l)
 			continue;
 		relas = uio_elf_relas(&l->elf, s, &n);
 		for (uint32_t j = 0; j < n; j++)
-			if (!relocate(l, &relas[j], l->sections[s->info] + relas[j].offset))
+			if (!relocate(l, &relas[j], &l->elf.sections[s->info],
+				      l->sections[s->info] + relas[j].offset))
 				return false;
 	}
 	return true;
@@ -500,6 +569,18 @@ static bool take_policy(struct loader *l)
 	return true;
 }
 
+/* 8. All is in its place: what it holds now is what it begins with each time. */
+static bool seal(struct loader *l)
+{
+	const char *forbidden = uio_resident_scan(l->resident);
+
+	if (forbidden)
+		return refuse(l, "it holds an instruction that no overlay may have: ", forbidden);
+	if (!uio_resident_keep_data(l->resident) || uio_resident_protect(l->resident))
+		return no_memory(l);
+	return true;
+}
+
 static bool load(struct loader *l, const uint8_t *file, size_t size)
 {
 	if (!uio_elf_open(&l->elf, file, size))
@@ -512,13 +593,15 @@ static bool load(struct loader *l, const uint8_t *file, size_t size)
 	if (!take_policy(l))
 		return false;
 	note_references(l);
+	if (!uio_entries_find(&l->entries, &l->elf))
+		return no_memory(l);
 	if (!resolve_imports(l) || !lay_out(l) || !map_parts(l))
 		return false;
 	copy_sections(l);
-	place_symbols(l);
-	if (!relocate_all(l) || !find_entry(l) || !find_calls(l))
+	write_entries(l);
+	if (!place_symbols(l) || !relocate_all(l) || !find_entry(l) || !find_calls(l))
 		return false;
-	return uio_resident_protect(l->resident) ? no_memory(l) : true;
+	return seal(l);
 }
 
 struct uio_resident *uio_loader_load(struct uio_exec *x, const char *name,
@@ -540,6 +623,7 @@ struct uio_resident *uio_loader_load(struct uio_exec *x, const char *name,
 		l->resident = NULL;
 	}
 	r = l->resident;
+	uio_port_free(l->entries.at);
 	uio_port_free(l->places);
 	uio_port_free(l->sections);
 	uio_port_free(l);

@@ -109,22 +109,70 @@ struct uio_resident *uio_resident_new(const uint8_t hash[UIO_HASH_SIZE], const c
 
 void uio_resident_free(struct uio_resident *r)
 {
-	if (r->spare_stack) {
-		uio_port_unmap(r->spare_stack + UIO_STACK_GUARD * UIO_PAGE_SIZE, r->spare_pages);
-		uio_arena_release(r->spare_stack);
-	}
+	uio_domain_forget(r);
+	uio_run_free_stack(r);
 	for (unsigned int i = 0; i < r->nseg; i++)
 		uio_port_unmap(r->seg[i].va, r->seg[i].pages);
 	if (r->o.base)
 		uio_arena_release(r->o.base);
 	uio_port_free(r->calls);
+	uio_port_free(r->pristine);
+	uio_resident_forget_objects(r);
+	uio_port_free(r);
+}
+
+void uio_resident_forget_objects(struct uio_resident *r)
+{
 	while (r->at_unload) {
 		struct uio_at_unload *u = r->at_unload;
 
 		r->at_unload = u->next;
 		uio_port_free(u);
 	}
-	uio_port_free(r);
+}
+
+struct uio_resident *uio_resident_at(uint64_t address)
+{
+	for (unsigned int i = 0; i < BUCKETS; i++)
+		for (struct uio_overlay *o = table[i]; o; o = o->next)
+			if (address >= o->base && address - o->base < o->size &&
+			    uio_resident_has(resident_of(o), address, UIO_PROT_EXEC))
+				return resident_of(o);
+	return NULL;
+}
+
+bool uio_resident_keep_data(struct uio_resident *r)
+{
+	size_t size = 0;
+	uint8_t *at;
+
+	for (unsigned int i = 0; i < r->nseg; i++)
+		size += r->seg[i].filled;
+	if (!size || r->o.policy.flags & UIO_POLICY_KEEP_DATA)
+		return true;
+	r->pristine = at = uio_port_alloc(size);
+	if (!at)
+		return false;
+	for (unsigned int i = 0; i < r->nseg; i++) {
+		memcpy(at, (const void *)r->seg[i].va, r->seg[i].filled);
+		at += r->seg[i].filled;
+	}
+	return true;
+}
+
+void uio_resident_restore_data(struct uio_resident *r)
+{
+	const uint8_t *from = r->pristine;
+
+	for (unsigned int i = 0; i < r->nseg; i++) {
+		const struct uio_segment *s = &r->seg[i];
+
+		if (!(s->prot & UIO_PROT_WRITE))
+			continue;
+		memcpy((void *)s->va, from, s->filled);
+		memset((void *)(s->va + s->filled), 0, s->pages * UIO_PAGE_SIZE - s->filled);
+		from += s->filled;
+	}
 }
 
 int uio_resident_map(struct uio_resident *r, uintptr_t va, size_t pages, unsigned int prot)
@@ -154,6 +202,18 @@ int uio_resident_protect(struct uio_resident *r)
 			return rc;
 	}
 	return 0;
+}
+
+const char *uio_resident_scan(const struct uio_resident *r)
+{
+	const char *name = NULL;
+	size_t at;
+
+	for (unsigned int i = 0; i < r->nseg && !name; i++)
+		if (r->seg[i].prot & UIO_PROT_EXEC)
+			name = uio_domain_scan((const uint8_t *)r->seg[i].va,
+					       r->seg[i].pages * UIO_PAGE_SIZE, &at);
+	return name;
 }
 
 void uio_resident_add(struct uio_resident *r)
@@ -242,22 +302,16 @@ bool uio_resident_evict(void)
 	return true;
 }
 
-uint64_t uio_gate(struct uio_resident *r, uint64_t target)
-{
-	(void)r;
-	return target; /* without protection keys the overlay's rights are the kernel's */
-}
-
 const char *uio_policy_refusal(const struct uio_policy *policy)
 {
 	if (policy->version != 1 || policy->reserved ||
-	    policy->flags & ~(UIO_POLICY_APP_NONE | UIO_POLICY_NEED_DOMAIN))
+	    policy->flags & ~(UIO_POLICY_APP_NONE | UIO_POLICY_NEED_DOMAIN | UIO_POLICY_KEEP_DATA))
 		return "its policy is of a version that this guest does not know";
 	if (policy->stack_bytes > UIO_STACK_MAX)
 		return "its policy asks for a stack of more than 16 MiB";
 	if (policy->memory_bytes > MEMORY_MAX)
 		return "its policy asks for too much memory";
-	if (policy->flags & UIO_POLICY_NEED_DOMAIN)
+	if (policy->flags & UIO_POLICY_NEED_DOMAIN && !uio_domain_on())
 		return "it requires a protection domain, which this guest does not have";
 	return NULL;
 }

@@ -23,6 +23,7 @@ struct uio_policy {
 _Static_assert(sizeof(struct uio_policy) == 32, "wire format");
 #define UIO_POLICY_APP_NONE    1u
 #define UIO_POLICY_NEED_DOMAIN 2u
+#define UIO_POLICY_KEEP_DATA   4u
 
 struct uio_overlay {
 	struct uio_overlay *next;

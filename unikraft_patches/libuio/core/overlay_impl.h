@@ -7,6 +7,7 @@
 #ifndef UIO_CORE_OVERLAY_IMPL_H
 #define UIO_CORE_OVERLAY_IMPL_H
 
+#include "domain.h"
 #include "ninep.h"
 #include "overlay.h"
 #include "sha256.h"
@@ -33,6 +34,7 @@ struct uio_segment {
 	uintptr_t va;
 	size_t pages;
 	unsigned int prot;
+	size_t filled; /* writable: so many bytes begin with a content, the others as zero */
 };
 
 enum uio_resident_state {
@@ -59,8 +61,12 @@ struct uio_resident {
 	struct uio_at_unload *at_unload; /* newest first */
 	struct uio_file_identity identity;
 	uint64_t last_used_ns;
-	uintptr_t spare_stack; /* of spare_pages: kept for the next run; 0: none */
+	uintptr_t spare_stack; /* range of stacks of spare_pages: kept for the next run; 0: none */
 	size_t spare_pages;
+	bool is_used;           /* something has run with its data since they were renewed */
+	uint8_t *pristine;      /* what the writable segments held before anything ran */
+	unsigned int key;       /* protection key of its pages; 0: none yet */
+	unsigned int in_domain; /* runs that need the key */
 };
 
 /** A resident with no segments yet; NULL: no memory. */
@@ -84,6 +90,8 @@ static inline bool uio_resident_has(const struct uio_resident *r, uint64_t addre
 			return (r->seg[i].prot & prot) == prot;
 	return false;
 }
+/** NULL, or the name of a forbidden instruction in its code. */
+const char *uio_resident_scan(const struct uio_resident *r);
 /** Put it into the table. */
 void uio_resident_add(struct uio_resident *r);
 /** Unload the unused overlay that was run least recently; false: there is none. */
@@ -93,11 +101,13 @@ void uio_resident_left(struct uio_resident *r);
 /** Look for a pulled overlay of this name. */
 struct uio_resident *uio_resident_named(const char *name);
 
-/**
- * What a GOT slot of r holds for a function of the kernel at target: the one
- * place where a gate into the kernel's rights is put in between.
- */
-uint64_t uio_gate(struct uio_resident *r, uint64_t target);
+/** The resident overlay with code at address; NULL: none. Fit for trap context. */
+struct uio_resident *uio_resident_at(uint64_t address);
+/** Keep what its writable segments hold now, or put that back. False: no memory. */
+bool uio_resident_keep_data(struct uio_resident *r);
+void uio_resident_restore_data(struct uio_resident *r);
+/** Forget the objects that are to be destroyed. */
+void uio_resident_forget_objects(struct uio_resident *r);
 
 /** NULL, or why an overlay with this policy cannot be run here. */
 const char *uio_policy_refusal(const struct uio_policy *policy);
@@ -145,23 +155,38 @@ enum uio_run_end {
 	UIO_RUN_STOPPED, /* cancelled, or past the deadline */
 };
 
-struct uio_heap_block;
+struct uio_slab;
+struct uio_held;
 struct uio_stream;
 struct uio_file;
 
-#define UIO_RUN_FILES  32u
-#define UIO_RUN_BUFFER 1024u
+#define UIO_RUN_FILES    32u
+#define UIO_HEAP_CLASSES 13u
+#define UIO_RUN_BUFFER   1024u
 
 /* One thread inside an overlay. It lives on libuio's heap, out of the overlay's reach. */
 struct uio_run {
-	uint64_t saved_sp; /* first: fault.c's assembler knows it; registers lie on that stack */
-	struct uio_run *next;
+	struct uio_border border; /* first: gate.c's assembler knows it */
 	struct uio_thread *thread;
 	struct uio_exec *x; /* NULL: destructors run at unloading */
 	struct uio_resident *resident;
-	uintptr_t stack_low, stack_high; /* the usable part */
+	uintptr_t stacks, stack_high; /* the whole range; end of the overlay's stack */
+	size_t stack_pages;           /* of each of the two */
+	uintptr_t kernel_stack_low, kernel_stack_top; /* 0: gates use the thread's own */
+	uint64_t serial;                              /* no two runs have the same */
+	struct uio_run *owner; /* of memory: the command, also for its threads */
+	bool is_callback;      /* not a command: a call from outside, a thread */
+	bool is_thread;
+	bool has_fault;                /* one of its threads or callbacks faulted */
+	bool thread_exited;            /* one of its threads has called exit() */
+	bool has_status, quick_exit;   /* the status is known; by _exit() */
+	uint64_t exit_sp;              /* exit() was called here */
+	uint64_t value;                /* of pthread_exit() */
+	char **envp;                   /* the overlay's copy of the environment */
+	int *errno_cell;               /* the overlay's own errno, once it has asked for it */
 	volatile bool active;          /* overlay code, or what it called, is on the CPU's stack */
 	volatile unsigned int in_core; /* in a call of the overlay API that must not be abandoned */
+	bool was_pinned;               /* before in_core */
 	volatile bool probing;         /* libuio looks whether a pointer of the overlay is good */
 	bool in_main;                  /* not in a constructor or destructor */
 	bool polite;                   /* the overlay asks uio_interrupted() */
@@ -169,9 +194,11 @@ struct uio_run {
 	int status;
 	struct uio_fault fault;
 	/* what the command holds (api_heap.c, api.c, api_stdio.c) */
-	struct uio_heap_block *heap;
-	size_t nheap, heap_free; /* entries; index + 1 of the first free one */
+	struct uio_slab **slabs; /* by their addresses */
+	size_t nslabs, slab_room;
+	struct uio_slab *partial[UIO_HEAP_CLASSES]; /* with free pieces */
 	size_t heap_bytes, heap_limit;
+	struct uio_held *held; /* libuio's own memory */
 	struct uio_file *files[UIO_RUN_FILES];
 	struct uio_stream *streams;
 	void (*at_exit[UIO_RUN_FILES])(void);
@@ -193,6 +220,21 @@ _Noreturn void uio_run_abort(struct uio_run *run, enum uio_trap_kind kind, uint6
 			     uint64_t frame);
 /** Fill the return addresses of fault from its registers. */
 void uio_run_backtrace(const struct uio_run *run, struct uio_fault *fault);
+/** A run in r on the calling thread; NULL: no memory. */
+struct uio_run *uio_run_begin(struct uio_resident *r, struct uio_exec *x, size_t more_stack);
+void uio_run_end(struct uio_run *run);
+/** Give back the stacks that r keeps for its next run. */
+void uio_run_free_stack(struct uio_resident *r);
+/** Call into the overlay; what was entered inside of that and not left, is. */
+enum uio_run_end uio_run_call(struct uio_run *run, struct uio_level *level, uintptr_t fn,
+			      uintptr_t sp, const uint64_t arguments[4]);
+/** Let it end as soon as it can: 0, or -EAGAIN. */
+int uio_run_stop(struct uio_run *run);
+/** Prepare a level; words of r's stack are copied (gate.c). */
+void uio_level_begin(struct uio_run *run, struct uio_level *level, uint64_t fn, uint64_t sp,
+		     const struct uio_registers *r, unsigned int words);
+/** The range of stacks: guard, the kernel's with a domain, guard, the overlay's, guard. */
+uintptr_t uio_stack_low(uintptr_t range, size_t pages);
 /** The trap hook. */
 bool uio_run_trap(struct uio_trap *trap);
 /** Call the destructors of r in a thread of their own, one second at most. */
@@ -213,6 +255,9 @@ struct uio_run *uio_api_enter(void);
 void uio_api_leave(struct uio_run *run);
 /** Fault now if the range cannot be read, or written. */
 void uio_api_touch(const void *p, size_t len, bool write);
+/** As the API's functions, from libuio's own buffers. */
+ssize_t uio_api_read(int fd, void *buf, size_t len);
+ssize_t uio_api_write(int fd, const void *buf, size_t len);
 /** Fault now if this is no string. */
 void uio_api_touch_string(const char *s);
 /** To stream 1 (buffered) or 2 of the command. */
@@ -224,14 +269,19 @@ int uio_api_flush_all(void);
 _Noreturn void uio_api_exit(struct uio_run *run, int status);
 
 void *uio_heap_alloc(struct uio_run *run, size_t size, size_t align);
-/** The block is of this command's heap. */
+/** The address is in this command's heap. */
 bool uio_heap_owns(const struct uio_run *run, const void *p);
-void uio_heap_free(struct uio_run *run, void *p);
+/** False: p is no block, or was freed already. */
+bool uio_heap_free(struct uio_run *run, void *p);
+/** Memory of libuio's own that goes with the command, unless it is dropped before. */
+void *uio_run_hold(struct uio_run *run, size_t size);
+void uio_run_drop(void *p);
 size_t uio_heap_size(const struct uio_run *run, const void *p);
 
 /** Everything that overlays are promised, so that no linker drops it. */
 extern const void *const uio_api_symbols[];
 extern const void *const uio_api_libc_symbols[];
 extern const void *const uio_api_stdio_symbols[];
+extern const void *const uio_callback_symbols[];
 
 #endif /* UIO_CORE_OVERLAY_IMPL_H */

@@ -87,6 +87,35 @@ int uio_port_protect(uintptr_t va, size_t pages, unsigned int prot);
 /** Unmap pages of the arena and give their memory back. */
 int uio_port_unmap(uintptr_t va, size_t pages);
 
+/*
+ * Protection keys (PKU), for the domain that overlays run in. A port without
+ * them, or on a CPU without, leaves the three functions out: the core has weak
+ * ones that say so. One that has them sees to it that
+ *  - all that the kernel and the application can write, wherever and by
+ *    whatever address (data, heap, stacks, page tables, direct map, devices),
+ *    is mapped with key UIO_KEY_KERNEL and the user bit at all levels, now and
+ *    when it is mapped later; the frames behind pages of the arena have no
+ *    second address, or one with UIO_KEY_KERNEL;
+ *  - text and constants stay readable and executable whatever PKRU is;
+ *  - interrupts and exceptions save PKRU, run with 0 and restore it, and touch
+ *    nothing before that has a key; a thread that the trap hook sends
+ *    elsewhere goes on with 0;
+ *  - PKRU is each thread's own across all switches, 0 in a new one;
+ *  - a signal's handler never runs with an overlay's PKRU.
+ */
+#define UIO_KEY_KERNEL 1u
+
+/** How many keys there are, 16; 0: none. The first call may switch them on. */
+unsigned int uio_port_keys(void);
+/** Give mapped pages of the arena this key, 0 to 15; uio_port_map() gives UIO_KEY_KERNEL,
+ * uio_port_protect() leaves it. -ENOTSUP. */
+int uio_port_tag(uintptr_t va, size_t pages, unsigned int key);
+/**
+ * While pinned the calling thread, which may be the application's, is not
+ * preempted, whatever code it is in. Returns what it was before.
+ */
+bool uio_port_pin(bool pinned);
+
 /* ---- threads ---- */
 
 struct uio_thread;
@@ -103,10 +132,17 @@ struct uio_thread *uio_port_thread_self(void);
 /**
  * Make the given thread of ours, which is not running at this moment (it
  * waits, or was preempted), continue at fn(arg) as soon as it is scheduled,
- * abandoning what it did. The mechanism behind CANCEL and deadlines: fn is a
+ * abandoning what it did. Also for a thread of the application that is inside
+ * an overlay. The mechanism behind CANCEL and deadlines: fn is a
  * function that unwinds (longjmp). -EAGAIN if it cannot be done now.
  */
 int uio_port_thread_divert(struct uio_thread *t, void (*fn)(void *arg), void *arg);
+
+/**
+ * The calling thread, which an overlay has started by the C library, is one of
+ * ours from now on. A port without threads of the C library leaves it out.
+ */
+void uio_port_thread_adopt(const char *name);
 
 void uio_port_yield(void);
 void uio_port_sleep(uint64_t ns);

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Memory of libuio: the kernel's heap, whole frames for devices, the arena. */
+#include <errno.h>
 #include <string.h>
 
 #include <uio/port.h>
 
+#include "cpu.h"
 #include "memory.h"
 
 void *uio_port_alloc(size_t size)
@@ -52,6 +54,16 @@ int uio_port_map(uintptr_t va, size_t pages, unsigned int prot)
 int uio_port_protect(uintptr_t va, size_t pages, unsigned int prot)
 {
 	return arena_protect(va, pages, prot);
+}
+
+unsigned int uio_port_keys(void)
+{
+	return cpu_has_pku ? 16 : 0;
+}
+
+int uio_port_tag(uintptr_t va, size_t pages, unsigned int key)
+{
+	return cpu_has_pku ? arena_tag(va, pages, key) : -ENOTSUP;
 }
 
 int uio_port_unmap(uintptr_t va, size_t pages)

@@ -81,6 +81,21 @@ int uio_port_thread_divert(struct uio_thread *t, void (*fn)(void *arg), void *ar
 	return thread_divert(from_port(t), fn, arg);
 }
 
+void uio_port_thread_adopt(const char *name)
+{
+	strncpy(current->name, name, sizeof(current->name) - 1);
+	current->ours = true;
+	current->started = true;
+}
+
+bool uio_port_pin(bool pinned)
+{
+	bool before = current->pinned;
+
+	current->pinned = pinned;
+	return before;
+}
+
 void uio_port_yield(void)
 {
 	current->calls_c = true;
