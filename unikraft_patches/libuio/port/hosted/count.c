@@ -36,11 +36,15 @@ static void reload(int sig)
 		return;
 }
 
-void hosted_application(void)
+void hosted_application_init(void)
 {
 	struct sigaction action = {.sa_handler = reload};
 
 	sigaction(SIGHUP, &action, NULL);
+}
+
+void hosted_application(void)
+{
 	for (;;) {
 		printf("count: %ld\n", count);
 		fflush(stdout);

@@ -27,6 +27,8 @@ int hosted_files_init(const char *root);
 /** Where the sockets are. */
 void hosted_sockets(const char *directory);
 /** The application's thread, which gets its signals. */
+/** Before the first command may come: a signal must find its handler. */
+void hosted_application_init(void);
 void hosted_application(void);
 extern pthread_t hosted_application_thread;
 

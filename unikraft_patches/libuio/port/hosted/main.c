@@ -75,6 +75,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "uio-hosted: %s: %s\n", argc == 3 ? argv[2] : root, strerror(-err));
 		return 1;
 	}
+	hosted_application_init();
 	if (pthread_create(&hosted_application_thread, NULL, application, NULL) != 0)
 		return 1;
 	if (uio_start() < 0)
