@@ -295,6 +295,9 @@ uint64_t sched_idle_ns(void)
 
 /* ---- preemption ---- */
 
+/* Core code runs in the midst of an application's thread (port/reference/trace.c). */
+extern volatile uint32_t uio_port_hold __attribute__((visibility("default")));
+
 static bool is_within(uint64_t ip, const uint8_t *start, const uint8_t *end)
 {
 	return ip >= (uintptr_t)start && ip < (uintptr_t)end;
@@ -314,7 +317,8 @@ static bool is_preemptible(uint64_t ip)
 
 bool sched_wants_preemption(const struct frame *frame)
 {
-	if (!resched || !run_head || current->state != THREAD_RUNNING || current->pinned)
+	if (uio_port_hold || !resched || !run_head || current->state != THREAD_RUNNING ||
+	    current->pinned)
 		return false;
 	return (current->ours || runnable_ours) && is_preemptible(frame->rip);
 }

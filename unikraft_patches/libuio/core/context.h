@@ -17,6 +17,9 @@ bool uio_context_self(void);
 /** The console's shell (shell.c): take input, echo, start commands. Returns when to come back. */
 uint64_t uio_console_poll(uint64_t now_ns);
 
+/** Timers of eBPF programs (bpf_session.c, where it is built in). Returns when to come back. */
+uint64_t uio_bpf_tick(uint64_t now_ns) __attribute__((weak));
+
 /** Print the log's ring, oldest first (log.c). */
 void uio_log_read(void (*fn)(void *arg, const char *text, size_t len), void *arg);
 

@@ -48,6 +48,8 @@ struct uio_exec_io {
 	ssize_t (*write)(struct uio_exec *x, unsigned int stream, const void *buf, size_t len);
 	/** Standard input: bytes, 0 = end, -EINTR. */
 	ssize_t (*read)(struct uio_exec *x, void *buf, size_t len);
+	/** Whether read() would return at once. NULL: this kind of input cannot tell. */
+	bool (*ready)(struct uio_exec *x);
 };
 
 /* Something a command holds that is given back at its end, however it ends. */

@@ -6,6 +6,7 @@
  */
 
 #include "overlay_impl.h"
+#include "probe.h"
 
 enum { TRAP_NMI = 2, TRAP_MACHINE_CHECK = 18 };
 enum { REG_RAX = 0, REG_RSI = 4, REG_RDI = 5, REG_RBP = 6 };
@@ -120,6 +121,8 @@ bool uio_run_trap(struct uio_trap *trap)
 	uint64_t *to;
 	const uint64_t *from = trap->regs;
 
+	if (uio_probe_trap(trap))
+		return true;
 	if (trap->vector == TRAP_NMI || trap->vector == TRAP_MACHINE_CHECK)
 		return false;
 	if (!run || !run->active)

@@ -25,6 +25,8 @@
 
 /** Monotonic nanoseconds since boot. */
 uint64_t uio_port_ns(void);
+/** Unix time in seconds; 0: not known. A port may lack this. */
+uint64_t uio_port_wall_s(void) __attribute__((weak));
 
 /** Write len bytes to the kernel's log (serial console). Never blocks. */
 void uio_port_log(const char *text, size_t len);
@@ -138,6 +140,8 @@ struct uio_thread *uio_port_thread_self(void);
  */
 int uio_port_thread_divert(struct uio_thread *t, void (*fn)(void *arg), void *arg);
 
+/** Whether code that never blocks gives way to the context all the same. A port may lack this: no. */
+bool uio_port_preempts(void) __attribute__((weak));
 /**
  * The calling thread, which an overlay has started by the C library, is one of
  * ours from now on. A port without threads of the C library leaves it out.
@@ -167,6 +171,9 @@ struct uio_counts {
 };
 /** A port may lack this. */
 void uio_port_counts(struct uio_counts *out) __attribute__((weak));
+
+/** The id of the calling thread, as uio_port_thread_foreach() tells it. A port may lack this. */
+unsigned int uio_port_thread_id(void) __attribute__((weak));
 
 /* An event: signalled once, it lets one wait pass. Signals do not add up. */
 struct uio_event {
@@ -212,6 +219,24 @@ struct uio_trap {
  */
 typedef bool (*uio_trap_hook)(struct uio_trap *trap);
 void uio_port_trap_hook(uio_trap_hook hook);
+
+/* ---- traced functions; a port that lacks one of these attaches nothing to functions ---- */
+
+/**
+ * Write into the text of the image, which is read-only to everybody else: at
+ * most 8 bytes within one page, as one step for whoever executes them
+ * (interrupts off; through a writable alias of the page or the like). The CPU
+ * executes the new bytes from then on. -EINVAL: that is not in the text.
+ */
+int uio_port_text_write(uintptr_t va, const void *bytes, size_t len) __attribute__((weak));
+
+/**
+ * Not 0 while core code runs in the midst of a thread of the application,
+ * which has called a traced function. Defined by the port, which preempts
+ * nobody as long as it is set, wherever the instruction pointer is: core code
+ * calls memcpy() and the like of the C library. Core alone changes it.
+ */
+extern volatile uint32_t uio_port_hold __attribute__((weak));
 
 /* ---- signals to the application ---- */
 
