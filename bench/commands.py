@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Console responsiveness; loading and running of overlays: cold, cached, pushed, pulled, by size and by imports."""
+"""Loading and running of overlays: cold, cached, pushed, pulled, by size and by imports; ten thousand of them."""
 
 from __future__ import annotations
 
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.guest import ROOT, Channel, Guest, guest, kernel_paths
+from bench.guest import ROOT, Channel, guest, kernel_paths
 from bench.host import make_store, served
 from bench.measure import Row, in_turns, timed
 from overlays.kernel import Kernel
@@ -29,37 +28,10 @@ def measure(quick: bool) -> Iterator[Row]:
         sources = [ROOT / "overlays" / "src" / "hello.c", *_sources(home)]
         store = make_store(home, sources, ["-fno-builtin", "-w"])
         with served(vm, store, home):
-            yield from _console(vm, samples)
             channel = vm.channel(Kernel.open(kernel_paths()[1]))
             yield from _commands(channel, store, samples)
             yield from _shapes(channel, store, max(30, samples // 4))
             channel.close()
-
-
-# ---- console ----
-
-
-def _console(vm: Guest, samples: int) -> Iterator[Row]:
-    port = vm.port("console")
-    port.sendall(b"\n")
-    _prompt(port)
-
-    def echo() -> None:
-        port.sendall(b"\n")
-        _prompt(port)
-
-    values = in_turns({"echo": echo}, samples)["echo"]
-    port.close()
-    yield Row(
-        "console", "newline to prompt on uIO-console", "us", values,
-        goal=0.6, reference=169.0, figure="console echo `\\n` → prompt",
-    )  # fmt: skip
-
-
-def _prompt(port: socket.socket) -> None:
-    seen = b""
-    while not seen.endswith(b"> "):
-        seen += port.recv(4096)
 
 
 # ---- commands ----
