@@ -89,9 +89,9 @@ install: wheel man ## install to DESTDIR and PREFIX (/usr): programs, units, man
 	@install -m 644 $(BUILD)/man/*.1 $(SHARE)/man/man1/
 	@install -m 644 $(BUILD)/man/*.5 $(SHARE)/man/man5/
 	@install -d $(SHARE)/bash-completion/completions $(SHARE)/zsh/vendor-completions $(SHARE)/fish/vendor_completions.d
-	@$(BIN)/uioctl completion bash >$(SHARE)/bash-completion/completions/uioctl
-	@$(BIN)/uioctl completion zsh >$(SHARE)/zsh/vendor-completions/_uioctl
-	@$(BIN)/uioctl completion fish >$(SHARE)/fish/vendor_completions.d/uioctl.fish
+	@$(BIN)/python -m uiod.ctl.main completion bash >$(SHARE)/bash-completion/completions/uioctl
+	@$(BIN)/python -m uiod.ctl.main completion zsh >$(SHARE)/zsh/vendor-completions/_uioctl
+	@$(BIN)/python -m uiod.ctl.main completion fish >$(SHARE)/fish/vendor_completions.d/uioctl.fish
 	@install -d $(DESTDIR)$(PREFIX)/include/uio $(SHARE)/uio/overlays $(SHARE)/doc/uio/examples
 	@install -m 644 overlays/include/uio/*.h $(DESTDIR)$(PREFIX)/include/uio/
 	@install -m 644 overlays/src/*.c $(SHARE)/uio/overlays/
