@@ -166,10 +166,10 @@ def read_symbols(program: Path) -> dict[str, tuple[int, int, int]]:
 class Hosted:
     """A hosted guest with its host: files of `root` as uIO-fs, symbols."""
 
-    def __init__(self, directory: Path, root: Path) -> None:
+    def __init__(self, directory: Path, root: Path, program: Path | None = None) -> None:
         self.directory = directory
         self.root = root
-        self.program = hosted_program()
+        self.program = program or hosted_program()
         # Now and then Linux puts the program's heap where its arena is to be, and it says so and ends.
         for _ in range(5):
             self.process = subprocess.Popen([self.program, directory], stderr=subprocess.DEVNULL)
@@ -236,14 +236,14 @@ class Hosted:
 
 
 @contextlib.contextmanager
-def hosted(directory: Path) -> Iterator[Hosted]:
+def hosted(directory: Path, program: Path | None = None) -> Iterator[Hosted]:
     """A hosted guest with /bin and /host in `directory`."""
     root = directory / "root"
     (root / "bin").mkdir(parents=True)
     (root / "host").mkdir()
     run_directory = directory / "run"
     run_directory.mkdir()
-    guest = Hosted(run_directory, root)
+    guest = Hosted(run_directory, root, program)
     try:
         yield guest
     finally:

@@ -301,6 +301,11 @@ static struct uio_overlay *pushed_overlay(struct uio_exec *x, struct chan_exec *
 
 	if (o != NULL)
 		return o;
+	if (uio_push_refusal() != NULL) {
+		uio_exec_result(x, UIO_EXIT_REFUSED, -EACCES, "%s: %s", x->argv[0],
+				uio_push_refusal());
+		return NULL;
+	}
 	if (p == NULL) {
 		uio_exec_result(x, UIO_EXIT_NEED_IMAGE, 0, "%s: not resident", x->argv[0]);
 		return NULL;

@@ -73,6 +73,13 @@ static bool is_name(const char name[64])
 	return true;
 }
 
+const char *uio_push_refusal(void)
+{
+	return uio_signature_refusal ? "this kernel checks signatures itself: it takes the file "
+				       "(pull), not an image that the host has linked"
+				     : NULL;
+}
+
 /* What can be said of the header alone; it bounds the memory for the rest. */
 static const char *header_refusal(const struct image_header *h)
 {
@@ -82,6 +89,8 @@ static const char *header_refusal(const struct image_header *h)
 
 	uio_overlay_arena(&arena);
 	uio_port_image(&image);
+	if (uio_push_refusal())
+		return uio_push_refusal();
 	if (memcmp(h->magic, magic, sizeof(magic)))
 		return "it is no linked image";
 	if (!image.build_id || image.build_id_len != sizeof(h->build_id) ||

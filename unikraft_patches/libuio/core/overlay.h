@@ -72,6 +72,12 @@ int uio_push_finish(struct uio_push *p, struct uio_overlay **out, const char **w
 void uio_push_abort(struct uio_push *p);
 
 /**
+ * Why no pushed image is taken: a kernel that checks signatures itself needs
+ * the file that was signed. NULL: images are taken.
+ */
+const char *uio_push_refusal(void);
+
+/**
  * Run main(argc, argv) of the overlay on a stack of its own in the calling
  * thread. Returns when it has returned, called exit(), faulted, was cancelled
  * or ran out of time; then everything it held is freed and x->result is set.

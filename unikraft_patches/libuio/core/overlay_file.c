@@ -32,9 +32,13 @@ const char *uio_overlay_file_check(const uint8_t *file, size_t size, size_t *elf
 		end -= sizeof(s[0]);
 		n++;
 	}
-	for (unsigned int i = 0; i < n; i++)
+	for (unsigned int i = 0; i < n; i++) {
 		if (s[i].elf_size != end)
 			return "its signature block is of another file";
+		for (unsigned int j = 0; j < i; j++)
+			if (!memcmp(s[i].key_id, s[j].key_id, sizeof(s[i].key_id)))
+				return "it is signed twice by the same key";
+	}
 	*elf_size = end;
 	return uio_signature_refusal ? uio_signature_refusal(file, end, s, n) : NULL;
 }

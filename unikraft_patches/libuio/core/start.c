@@ -58,7 +58,7 @@ static void context_main(void *arg)
 	}
 }
 
-/* What holds wherever overlays can be run at all; domains add themselves. */
+/* What this build and this port have; domains add themselves. */
 static void announce_features(void)
 {
 	struct uio_arena arena;
@@ -68,6 +68,10 @@ static void announce_features(void)
 		uio_channel_feature(UIO_FEATURE_FAIL_STOP | UIO_FEATURE_WX);
 	if (uio_builtins_bpf != NULL)
 		uio_channel_feature(UIO_FEATURE_BPF);
+	if (uio_push_refusal() != NULL)
+		uio_channel_feature(UIO_FEATURE_SIGNATURE);
+	if (uio_port_preempts != NULL && uio_port_preempts())
+		uio_channel_feature(UIO_FEATURE_PREEMPT);
 }
 
 int uio_start(void)

@@ -49,6 +49,11 @@ static unsigned int next_id = 1;
 static _Thread_local struct uio_thread *self;
 static struct timespec boot;
 
+uint64_t uio_port_wall_s(void)
+{
+	return (uint64_t)time(NULL);
+}
+
 uint64_t uio_port_ns(void)
 {
 	struct timespec now;
@@ -179,6 +184,11 @@ void hosted_enter(void)
 	pthread_mutex_lock(&mutex);
 	acquire(self);
 	pthread_mutex_unlock(&mutex);
+}
+
+bool uio_port_preempts(void)
+{
+	return true;
 }
 
 void uio_port_yield(void)

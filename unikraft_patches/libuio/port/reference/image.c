@@ -16,6 +16,13 @@ uint64_t uio_port_ns(void)
 	return clock_ns();
 }
 
+uint64_t uio_port_wall_s(void)
+{
+	uint64_t s = (clock_wall_base + clock_ns()) / 1000000000ull;
+
+	return s > 1000000000 ? s : 0; /* a machine without that clock counts from 1970 */
+}
+
 void uio_port_log(const char *text, size_t len)
 {
 	serial_write(text, len);

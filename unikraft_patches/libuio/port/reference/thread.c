@@ -76,6 +76,11 @@ struct uio_thread *uio_port_thread_self(void)
 	return to_port(current);
 }
 
+bool uio_port_preempts(void)
+{
+	return true;
+}
+
 int uio_port_thread_divert(struct uio_thread *t, void (*fn)(void *arg), void *arg)
 {
 	return thread_divert(from_port(t), fn, arg);

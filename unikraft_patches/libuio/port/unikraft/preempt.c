@@ -132,6 +132,11 @@ void uio_preempt_threads(unsigned int n)
 		tick(on = want);
 }
 
+bool uio_port_preempts(void)
+{
+	return true;
+}
+
 #else /* !CONFIG_LIBUIO_PREEMPT */
 
 void uio_preempt_soon(void)

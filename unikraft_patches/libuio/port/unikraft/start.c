@@ -64,6 +64,13 @@ uint64_t uio_port_ns(void)
 	return ukplat_monotonic_clock();
 }
 
+uint64_t uio_port_wall_s(void)
+{
+	uint64_t s = ukplat_wall_clock() / 1000000000u;
+
+	return s > 1000000000 ? s : 0; /* without a clock it counts from 1970 */
+}
+
 void uio_port_log(const char *text, size_t len)
 {
 #if CONFIG_LIBUKCONSOLE
