@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import sqlite3
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,7 +61,9 @@ def test_help_is_output_and_wrong_usage_is_an_error(guest: Machine, name: str) -
 
 def test_peek_shows_numbers_text_and_bytes(guest: Machine) -> None:
     ran(guest, "poke", "step", "0x41424344")
-    assert re.fullmatch(r"[0-9a-f]{12}  1094861636  0x0000000041424344\n", ran(guest, "peek", "step"))
+    assert re.fullmatch(
+        r"[0-9a-f]{12}  1094861636  0x0000000041424344\n", ran(guest, "peek", "step")
+    )
     assert ran(guest, "peek", "-2", "step", "2").split()[1::3] == ["17220", "16706"]
     assert ran(guest, "peek", "-s", "step") == "DCBA\n"
     assert ran(guest, "peek", "-x", "step+1", "3").split(maxsplit=1)[1] == (
@@ -107,9 +111,7 @@ def test_poke_changes_the_application(guest: Machine) -> None:
     (("0x1000", "1"), "0x1000 has no size of a number"),
     (("-4", "0x10", "1"), "there is no memory at 0x10"),
 ])  # fmt: skip
-def test_poke_refuses_what_makes_no_sense(
-    guest: Machine, argv: tuple[str, ...], says: str
-) -> None:
+def test_poke_refuses_what_makes_no_sense(guest: Machine, argv: tuple[str, ...], says: str) -> None:
     done = guest.exec("poke", *argv)
     assert done.code in (1, 2)
     assert says in done.stderr.decode()
@@ -143,10 +145,10 @@ def test_heap_shows_blocks_and_finds_leaks(guest: Machine) -> None:
     blocks = [line.split() for line in report if re.match(r"[0-9a-f]{12} +12345  ", line)]
     assert len(blocks) == 7
     address = blocks[0][0]
-    assert any(
-        line.startswith(f"{address} ") for line in ran(guest, "heap", "map").splitlines()
+    assert any(line.startswith(f"{address} ") for line in ran(guest, "heap", "map").splitlines())
+    assert re.search(
+        r"^memory of the guest: \d+ KiB, \d+ KiB of it free$", ran(guest, "heap"), re.M
     )
-    assert re.search(r"^memory of the guest: \d+ KiB, \d+ KiB of it free$", ran(guest, "heap"), re.M)
 
 
 def test_heap_diff_without_a_mark_says_what_to_do(guest: Machine) -> None:
@@ -156,6 +158,79 @@ def test_heap_diff_without_a_mark_says_what_to_do(guest: Machine) -> None:
     ran(guest, "cp", "-", "/host/other", stdin=b"something else that is long enough")
     done = guest.exec("heap", "diff", "-f", "/host/other")
     assert (done.code, done.stderr) == (1, b"heap: /host/other is no mark\n")
+
+
+# ---- on the host, with types
+
+
+def uioctl(guest: Machine, command: str, *argv: str, code: int = 0) -> str:
+    """Its standard output, or with another status standard error."""
+    done = subprocess.run(
+        [sys.executable, "-m", "uiod.ctl.main", "--runtime-dir", str(guest.root),
+         command, guest.name, *argv],
+        capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == code, done
+    return done.stderr if code else done.stdout
+
+
+needs_refguest = pytest.mark.skipif("KERNEL_DBG" in os.environ, reason="names of the refguest")
+
+
+def test_peek_on_the_host_knows_types(guest: Machine) -> None:
+    ran(guest, "poke", "step", "-5")
+    assert uioctl(guest, "peek", "step") == "step = -5\n"
+    assert uioctl(guest, "peek", "step", "--json") == "-5\n"
+    ran(guest, "poke", "step", "1")
+    address = int(ran(guest, "peek", "step").split()[0], 16)
+    assert uioctl(guest, "peek", "&step") == f"&step = {address:#x} <step>\n"
+
+
+@needs_refguest
+def test_peek_on_the_host_shows_structures_and_follows_pointers(guest: Machine) -> None:
+    thread = json.loads(uioctl(guest, "peek", "*current", "--json"))
+    # It is read by the thread that runs the overlay.
+    assert (thread["name"], thread["state"]) == ("uio-exec", "THREAD_RUNNING")
+    assert thread["ours"] is True and thread["spawn"] is None
+    shown = uioctl(guest, "peek", "*current")
+    assert re.search(r'^  name = "uio-exec"$', shown, re.MULTILINE)
+    assert re.search(r"^  state = THREAD_RUNNING$", shown, re.MULTILINE)
+    names = [uioctl(guest, "peek", f"all_threads{'->next' * i}->name") for i in range(3)]
+    assert 'all_threads->next->next->name = "main"\n' in names
+    sizes = json.loads(uioctl(guest, "peek", "sizes[1:4]", "--json"))
+    assert sizes == [32, 48, 64]
+    assert uioctl(guest, "peek", "sizes[0]") == "sizes[0] = 16\n"
+
+
+@needs_refguest
+@pytest.mark.parametrize(("expression", "says"), [
+    ("stepp", "did you mean step?"),
+    ("current->nmae", "did you mean name"),
+    ("step.x", "that has no members: it is long int"),
+    ("*step", "that is no pointer"),
+    ("sizes[99]", "the array has 15 elements"),
+    ("step +", "is not understood"),
+    ("sizes[", "is no index"),
+    ("all_threads->next->next->next->next->next->next->next->name", "cannot be read"),
+])  # fmt: skip
+def test_peek_on_the_host_says_what_is_wrong(guest: Machine, expression: str, says: str) -> None:
+    error = uioctl(guest, "peek", expression, code=2 if "[" in says or "under" in says or
+                   "index" in says else 1)  # fmt: skip
+    assert says in error
+
+
+def test_peek_watches(guest: Machine) -> None:
+    ran(guest, "poke", "step", "1")
+    values = [json.loads(line)["value"]
+              for line in uioctl(guest, "peek", "count", "-w", "-n", "3", "-i", "100ms", "--json")
+              .splitlines()]  # fmt: skip
+    assert values == sorted(set(values)) and len(values) == 3
+
+
+def test_bt_on_the_host_names_functions(guest: Machine) -> None:
+    threads = {t["name"]: t for t in json.loads(uioctl(guest, "bt", "--json"))}
+    assert any(f["where"].startswith("main+") for f in threads["main"]["frames"])
+    assert re.search(r" main\+0x[0-9a-f]+ \(.*count\.c:\d+\)", uioctl(guest, "bt"))
 
 
 # ---- time and threads
