@@ -24,7 +24,10 @@ Content = bytes | Callable[[], bytes]
 
 
 class Source(Protocol):
-    """A directory whose files come and go: asked anew at each lookup and listing. Neither call may wait."""
+    """A directory whose files come and go: asked anew at each lookup and listing.
+
+    The calls may not wait, except for those made in a thread while an attribute `waits`, where there is one, is true.
+    """
 
     def names(self) -> Iterable[bytes]:
         """What is there now."""
@@ -147,6 +150,11 @@ class SyntheticDirectory(Node):
                 child.parent, child.name, child._path = self, key, _unique(self, key)
             else:
                 child.parent, child.name = self, key
+
+    @property
+    def waits(self) -> bool:  # type: ignore[override]  # constant for other nodes
+        """Whether a look into it may have to wait."""
+        return bool(getattr(self._source, "waits", False))
 
     def names(self) -> list[bytes]:
         """The names in it, sorted."""

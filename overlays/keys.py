@@ -13,12 +13,14 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from typing import TYPE_CHECKING
 
 from overlays.errors import KeyFileError
 from overlays.files import open_regular
+
+# `cryptography` is imported where it is used: 6 MB that a daemon leaves to the helper that checks files for it.
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 KEY_ID_BYTES = 16
 _MAX_PEM = 16 << 10
@@ -43,6 +45,11 @@ class PublicKey:
         return key_id(self.raw)
 
     def checks(self, signature: bytes, message: bytes) -> bool:
+        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415
+            Ed25519PublicKey,
+        )
+
         try:
             Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
         except InvalidSignature:
@@ -75,7 +82,10 @@ def generate(path: Path, passphrase: bytes | str | None = None) -> Path:
     :return: the path of the public key.
     :raise KeyFileError: a file is there already, or cannot be written.
     """
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415  3 MB no daemon needs
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415
+        Ed25519PrivateKey,
+    )
 
     secret = passphrase.encode() if isinstance(passphrase, str) else passphrase
     key = Ed25519PrivateKey.generate()
@@ -133,7 +143,11 @@ def _read_private(path: Path) -> bytes:
 
 def load_private(path: Path, passphrase: bytes | str | None = None) -> Ed25519PrivateKey:
     """The private key in a PEM file; raises KeyFileError."""
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415  as above
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415
+        Ed25519PrivateKey,
+    )
 
     pem = _read_private(path)
     secret = passphrase.encode() if isinstance(passphrase, str) else passphrase

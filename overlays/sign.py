@@ -13,15 +13,16 @@ import struct
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typing import TYPE_CHECKING, Literal
 
 from overlays.elf import MAX_FILE, looks_like_elf
 from overlays.errors import FormatError, Refused
 from overlays.files import write_atomically
 from overlays.keys import key_id, raw_public
 from overlays.trust import Trust
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 MAGIC = b"~uIO overlay signature~\n"
 VERSION = 1

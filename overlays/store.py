@@ -123,6 +123,10 @@ class Store:
         return None
 
     def _look(self) -> list[_Known]:
+        first = self._present()
+        return [self._examine(*first[name]) for name in sorted(first)]
+
+    def _present(self) -> dict[str, tuple[Path, Stamp]]:
         first: dict[str, tuple[Path, Stamp]] = {}
         for directory in self.directories:
             for path in _files(directory):
@@ -131,13 +135,18 @@ class Store:
         current = {path for path, _ in first.values()}
         for path in [p for p in self._known if p not in current]:
             del self._known[path]
-        return [self._examine(*first[name]) for name in sorted(first)]
+        return first
 
-    def _examine(self, path: Path, stamp: Stamp) -> _Known:
+    def _fresh(self, path: Path, stamp: Stamp) -> _Known | None:
         known = self._known.get(path)
         if known and known.stamp == stamp and self._clock() < known.valid_until:
             return known
-        known = self._read(path, stamp)
+        return None
+
+    def _examine(self, path: Path, stamp: Stamp) -> _Known:
+        return self._fresh(path, stamp) or self._remember(path, self._read(path, stamp))
+
+    def _remember(self, path: Path, known: _Known) -> _Known:
         cached = sum(len(k.overlay.data) for k in self._known.values() if k.overlay)
         if cached + known.entry.size > MAX_CACHED_BYTES:
             self._known.clear()

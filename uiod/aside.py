@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Work that is rare and needs much memory, such as reading DWARF: done in a forked child, whose memory goes with it."""
+"""Work that is rare and needs much memory or time, such as reading DWARF or checking overlays.
+
+Done in a forked child, so that its memory goes with it and nobody waits for it.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +26,25 @@ class Failed(Exception):
     """The child gave no result in time."""
 
 
-def _child(write: int, work: Callable[[], object]) -> None:
+def _child(write: int, work: Callable[[], object], deadline_s: float) -> None:
     # Nothing of trio may run here; whatever happens, this process ends here.
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
-        signal.alarm(int(_DEADLINE_S) + 5)  # it ends even if its parent did
+        signal.alarm(int(deadline_s) + 5)  # it ends even if its parent did
         with os.fdopen(write, "wb") as pipe:
             pipe.write(pickle.dumps(work()))
     finally:
         os._exit(0)
 
 
-async def run(work: Callable[[], T]) -> T:
+async def run(
+    work: Callable[[], T], *, deadline_s: float = _DEADLINE_S, most: int = _RESULT_BYTES
+) -> T:
     """What the function returns, which must be picklable; nothing else of what it does stays.
 
+    :param most: bytes of the pickled result.
     :raise Failed: it raised, or took too long.
     """
     async with _at_once:
@@ -51,13 +57,13 @@ async def run(work: Callable[[], T]) -> T:
             os.close(write)
             raise Failed(error.strerror) from None
         if pid == 0:
-            _child(write, work)
+            _child(write, work, deadline_s)
         os.close(write)
         try:
-            with trio.fail_after(_DEADLINE_S):
-                data = await _receive(read)
+            with trio.fail_after(deadline_s):
+                data = await _receive(read, most)
         except trio.TooSlowError:
-            raise Failed(f"no result within {_DEADLINE_S:.0f} s") from None
+            raise Failed(f"no result within {deadline_s:.0f} s") from None
         finally:
             os.close(read)
             with contextlib.suppress(ProcessLookupError):
@@ -69,9 +75,9 @@ async def run(work: Callable[[], T]) -> T:
     return result
 
 
-async def _receive(read: int) -> bytes:
+async def _receive(read: int, most: int) -> bytes:
     data = bytearray()
-    while len(data) <= _RESULT_BYTES:
+    while len(data) <= most:
         await trio.lowlevel.wait_readable(read)
         piece = os.read(read, 65536)
         if not piece:

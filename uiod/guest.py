@@ -50,7 +50,7 @@ from uiod.words import Words, exit_info
 if TYPE_CHECKING:
     from overlays.kernel import Kernel
     from overlays.overlay import Overlay
-    from overlays.store import Store
+    from uiod.shelf import Shelf
 
 log = logging.getLogger("uiod")
 
@@ -187,10 +187,10 @@ class Guest:
             )
         return None
 
-    def _open_store(self) -> Store:
+    def _open_store(self) -> Shelf:
         from overlays.errors import OverlayError  # noqa: PLC0415
-        from overlays.store import Store  # noqa: PLC0415
         from overlays.trust import Trust  # noqa: PLC0415
+        from uiod.shelf import Shelf  # noqa: PLC0415
 
         try:
             trust = Trust.load(self.config.trust.keys, self.config.trust.unsigned)
@@ -200,7 +200,7 @@ class Guest:
         self.warnings += trust.warnings
         if not trust.keys and trust.unsigned == "refuse":
             self.warnings.append("[trust] names no key, so every overlay is refused")
-        return Store(self.config.uio.overlays, trust)
+        return Shelf(self.config.uio.overlays, trust)
 
     def _open_exchange(self) -> LocalNode:
         path = self.config.uio.exchange
@@ -248,6 +248,8 @@ class Guest:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.link.run)
             nursery.start_soon(self._serve_files)
+            if self.images.store is not None:
+                nursery.start_soon(self.images.store.refresh)
 
     async def _serve_files(self) -> None:
         assert self._tree is not None
@@ -367,11 +369,15 @@ class Guest:
     async def _start_overlay(
         self, execution: Execution, command: Exec, flags: int, stdin: bool
     ) -> None:
-        found = self._find(execution.name)
+        found = await self._find(execution.name)
         if isinstance(found, Exit):
             execution.refusal = found
             return
         execution.overlay = found
+        assert self.hello is not None
+        if self.hello.features & Feature.SIGNATURES:
+            await self._start_pulled(execution, command, flags, stdin)
+            return
         command = Exec(**{**command.__dict__, "hash": found.hash})
         flags |= ExecFlag.IMAGE
         execution._exec = (command, flags)
@@ -386,6 +392,26 @@ class Guest:
                     return
                 image, execution.pushed = linked, True
             execution.command = await self.link.start(command, flags, image, stdin)
+
+    async def _start_pulled(
+        self, execution: Execution, command: Exec, flags: int, stdin: bool
+    ) -> None:
+        """For a guest that checks signatures itself: it reads the file that was signed, and takes no image."""
+        assert execution.overlay is not None
+        if execution.overlay.hash not in self.images.resident and not flags & ExecFlag.LOAD_ONLY:
+            # Where it lies must be known before it runs: nobody can tell after a fault.
+            loading = await self.link.start(command, int(ExecFlag.LOAD_ONLY), None, False)
+            try:
+                while isinstance(got := await loading.receive(), tuple):
+                    loading.passed_on(got[0], len(got[1]))
+            finally:
+                loading.abandon()
+            if got.kind is not ExitKind.OK:
+                execution.refusal = got
+                return
+            self.images.learn(await self.link.list_images())
+            self._listed = True
+        execution.command = await self.link.start(command, flags, None, stdin)
 
     async def push_again(self, execution: Execution) -> Exit | None:
         """The guest does not have the image that we thought it had: send it. An exit if that cannot be done."""
@@ -405,19 +431,21 @@ class Guest:
             )
         return None
 
-    def _find(self, name: str) -> Overlay | Exit:
+    async def _find(self, name: str) -> Overlay | Exit:
         from overlays.errors import NotFound, Refused, did_you_mean, near  # noqa: PLC0415
 
         assert self.hello is not None
         store = self.images.store
         try:
             if store is not None:
+                await store.refresh(name)
                 return store.get(name)
         except Refused as error:
             self.events.add("overlay.refused", name=name, reason=error.reason)
             return Exit(ExitKind.REFUSED, -errno.EACCES, str(error).replace("\n", "; "))
         except NotFound:
-            pass
+            assert store is not None
+            await store.refresh()  # for the names
         known = [*self.hello.builtins, *(n.decode() for n in (store.names() if store else []))]
         hint = did_you_mean(near(name, known))
         text = f"there is no builtin or overlay {name!r}" + (f"; {hint}" if hint else "")
@@ -500,6 +528,8 @@ class Guest:
                 self.images.learn(await self.link.list_images())
                 self._listed = True
         store = self.images.store
+        if store is not None:
+            await store.refresh()
         found = []
         for entry in store.entries() if store is not None else []:
             place = self.images.resident.get(entry.hash)

@@ -20,7 +20,7 @@ from overlays.callable import is_ungated
 if TYPE_CHECKING:
     from overlays.kernel import Kernel
     from overlays.overlay import Overlay
-    from overlays.store import Store
+    from uiod.shelf import Shelf
 
 PAGE = 4096
 _KEPT_BYTES = 1 << 20  # of linked images
@@ -54,7 +54,7 @@ class Images:
     """
 
     kernel: Kernel | None
-    store: Store | None
+    store: Shelf | None
     resident: dict[bytes, Place] = field(default_factory=dict)  # by hash
     former: dict[bytes, Place] = field(
         default_factory=dict

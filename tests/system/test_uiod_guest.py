@@ -102,7 +102,10 @@ def test_the_daemon_is_light(config: Path, root: Path) -> None:
         vm.until_ready()
         for i in range(50):
             assert vm.api.exec("hello", str(i))[2]["code"] == 0
-        assert vm.api.get("/v1/stats")["uiod_pss_bytes"] <= 32 << 20
+        assert vm.api.get("/v1/stats")["uiod_pss_bytes"] <= 30 << 20
+        maps = Path(f"/proc/{vm.process.pid}/maps").read_text()
+        assert "cryptography" not in maps
+        assert "libssl" not in maps
 
 
 def test_a_reader_that_stops_stops_the_writer_and_nobody_else(config: Path, root: Path) -> None:
