@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import trio
 
-from uiod import __version__, aside, metrics, streams
-from uiod.apitypes import API_VERSION, ExecRequest, OverlayInfo
+from uiod import __version__, aside, bpf, metrics, streams
+from uiod.apitypes import API_VERSION, BpfRequest, ExecRequest, OverlayInfo
 from uiod.errors import ExitStatus, UiodError
 from uiod.guest import Attached
 from uiod.http import Connection, Handler, Refused, Request, Server, wants_upgrade
@@ -63,7 +63,10 @@ class Api:
             ("GET", "/metrics"): self.metrics,
             ("POST", "/v1/exec"): self.exec,
             ("POST", "/v1/attach"): self.attach,
+            ("POST", "/v1/bpf"): self.bpf,
+            ("POST", "/v1/bpf/attach"): self.bpf_attach,
         }
+        self.held: trio.Nursery | None = None  # of sessions without a client
 
     async def handle(self, connection: Connection, request: Request) -> None:
         """One request. :raise Refused: with what is wrong about it."""
@@ -251,6 +254,43 @@ class Api:
             rest = await connection.upgrade("uio-exec/1")
             await streams.serve_exec(connection.stream, rest, execution)
 
+    async def bpf(self, connection: Connection, request: Request) -> None:
+        wants_upgrade(request, "uio-exec/1")
+        wish: BpfRequest = request.json(BpfRequest)
+        if wish.attach:
+            raise Refused(400, "the client attaches with messages of its own", "see docs/bpf.md")
+        wire = await bpf.examine(wish.object, self.vm.config.trust.bpf)
+        async with bpf.session(self.vm.guest, wire) as execution:
+            rest = await connection.upgrade("uio-exec/1")
+            await streams.serve_exec(connection.stream, rest, execution)
+
+    async def bpf_attach(self, connection: Connection, request: Request) -> None:
+        wish: BpfRequest = request.json(BpfRequest)
+        bpf.check(wish)
+        wire = await bpf.examine(wish.object, self.vm.config.trust.bpf)
+        assert self.held is not None
+        session = await self.held.start(self._hold, wire, wish)
+        if isinstance(session, Refused):
+            raise session
+        await connection.answer_json(session)
+
+    async def _hold(self, wire: bytes, wish: BpfRequest, task_status: Any) -> None:
+        """Whatever ends one held session must not end the others, nor the daemon."""
+        begun = False
+
+        class Status:
+            def started(self, value: object) -> None:
+                nonlocal begun
+                begun = True
+                task_status.started(value)
+
+        try:
+            await bpf.hold(self.vm.guest, wire, wish, Status())  # type: ignore[arg-type]
+        except (Refused, LinkDown, UiodError) as error:
+            if not begun:
+                refused = error if isinstance(error, Refused) else Refused(503, str(error))
+                task_status.started(refused)
+
     async def attach(self, connection: Connection, request: Request) -> None:
         wants_upgrade(request, "uio-console/1")
         wish: _Attach = request.json(_Attach)
@@ -268,6 +308,8 @@ class Api:
 
 
 def _check_exec(wish: ExecRequest) -> None:
+    if wish.argv[:2] == ["bpf", "session"]:
+        raise Refused(403, "sessions begin with POST /v1/bpf, which has programs verified")
     strings = [*wish.argv, *(f"{key}={value}" for key, value in wish.env.items())]
     if not wish.argv or not wish.argv[0]:
         raise Refused(400, "argv is empty", "name a builtin or an overlay")
@@ -325,6 +367,7 @@ async def serve(vm: Supervisor, task_status: trio.TaskStatus[None]) -> None:
     """Open the socket and answer on it until cancelled. :raise UiodError: it cannot be opened."""
     group = _group_id(vm.config.uio.group)
     listener = _listen(vm, group)
-    async with listener:
+    api = Api(vm)
+    async with listener, trio.open_nursery() as api.held:
         task_status.started()
-        await Server(Api(vm).handle, group).serve(listener)
+        await Server(api.handle, group).serve(listener)

@@ -22,6 +22,7 @@ class HelloInfo(msgspec.Struct, kw_only=True):
     uptime_ns: int
     arena_base: int
     arena_size: int
+    slide: int = 0  # run-time minus link-time address of the kernel's symbols
 
 
 class VmInfo(msgspec.Struct, kw_only=True):
@@ -35,6 +36,7 @@ class VmInfo(msgspec.Struct, kw_only=True):
     accel: str  # "kvm" or "tcg"
     accel_reason: str
     kernel: str
+    symbols: str = ""  # path of the ELF with symbols
     config: str  # path of the configuration
     memory_bytes: int
     cpus: int
@@ -61,6 +63,21 @@ class ExecRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     columns: int = 0
     timeout_ms: int = 0
     pull: bool = False  # let the guest pull and link instead of pushing an image
+
+
+class BpfRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/bpf, and /v1/bpf/attach."""
+
+    object: str  # in base64: docs/bpf.md, section 2
+    attach: list[tuple[int, int]] = msgspec.field(
+        default_factory=list
+    )  # program, address (timers: 0)
+
+
+class BpfSession(msgspec.Struct, kw_only=True):
+    """The answer to POST /v1/bpf/attach."""
+
+    session: int  # its number in the guest: for `bpf ls`, `bpf maps`, `bpf detach`
 
 
 class FaultInfo(msgspec.Struct, kw_only=True):

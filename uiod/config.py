@@ -101,6 +101,7 @@ class Trust(_Table):
 
     keys: list[Path] = []
     unsigned: Literal["refuse", "warn"] = "refuse"
+    bpf: Literal["verified", "checked"] = "verified"
 
 
 class Limits(_Table):

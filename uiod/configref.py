@@ -77,6 +77,8 @@ TEXTS = {
     "uio.exec_timeout_s": "A deadline for commands that bring none. 0: none. *Live.*",
     "trust.keys": "Public keys (PEM), or directories of them. A file `revoked` in such a directory lists keys that are "
     "trusted no more. *Live.*",
+    "trust.bpf": "Which eBPF programs run: `verified`, those that the verifier accepts; or `checked`, also those of "
+    "which it cannot show that they are safe, under the machine's own checks. *Live.*",
     "trust.unsigned": "What becomes of overlays without a signature by one of these keys. *Live.*",
     "limits.memory": "Memory in all. At least the guest's and 32M; 64M beside it is a good measure. *Live.*",
     "limits.memory_high": "From here on the kernel slows the VM down and reclaims. *Live.*",

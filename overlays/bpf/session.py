@@ -39,7 +39,9 @@ class Type(enum.IntEnum):
     STOPPED = 0x92
 
 
-ENDS = frozenset({Type.OK, Type.ERROR, Type.RESULT, Type.COUNTS})  # each request gets one of them, last
+ENDS = frozenset(
+    {Type.OK, Type.ERROR, Type.RESULT, Type.COUNTS}
+)  # each request gets one of them, last
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,9 @@ def row_of(payload: bytes, definition: MapDef) -> tuple[bytes, bytes, int]:
 def fault_of(payload: bytes) -> Fault:
     if len(payload) < _FAULT.size:
         raise BpfError("a message from the guest is too short")
-    return Fault(*_FAULT.unpack_from(payload), _words(payload[_FAULT.size :]))
+    status, pc, helper, argument, size, rights, address = _FAULT.unpack_from(payload)
+    words = _words(payload[_FAULT.size :])
+    return Fault(status, pc, helper, argument, size, rights, address, words)
 
 
 def result_of(payload: bytes) -> tuple[int, Fault]:
