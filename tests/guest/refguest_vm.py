@@ -7,8 +7,9 @@ import contextlib
 import fcntl
 import os
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -16,8 +17,11 @@ OUTPUT = ROOT / "build" / "refguest"
 DEADLINE_S = 60.0
 
 
-def build(app: str, *, libuio: bool) -> Path:
-    """The image of an application; made once, by one process at a time."""
+def build(app: str, *, libuio: bool, keys: Sequence[Path] = ()) -> Path:
+    """The image of an application; made once, by one process at a time.
+
+    :param keys: public keys; the image checks signatures of overlays itself
+    """
     OUTPUT.mkdir(parents=True, exist_ok=True)
     with (OUTPUT / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -30,9 +34,12 @@ def build(app: str, *, libuio: bool) -> Path:
             f"APP={app}",
         ]
         command += [f"O={OUTPUT}", f"LIBUIO={'yes' if libuio else 'no'}"]
+        if keys:
+            command += ["SIGNATURES=yes", f"KEYS={' '.join(map(str, keys))}"]
+            command += [f"PYTHON={sys.executable}"]
         made = subprocess.run(command, capture_output=True, text=True, check=False)
         assert made.returncode == 0, made.stdout + made.stderr
-    return OUTPUT / f"{app}{'' if libuio else '-bare'}.elf"
+    return OUTPUT / f"{app}{'-signed' if keys else '' if libuio else '-bare'}.elf"
 
 
 class Guest:
