@@ -178,13 +178,19 @@ static void describe_place(const struct uio_run *run, char *out, size_t size)
 	const struct uio_fault *f = &run->fault;
 	const struct uio_resident *r = run->resident;
 	const char *half_done = "";
+	bool is_own;
 	struct uio_image image;
 	uint64_t ip = f->trap.ip;
 	const char *how = " at";
 
 	uio_port_image(&image);
+	/*
+	 * In a domain what the kernel does for an overlay is done on the kernel's stack; the rest
+	 * are functions that run in the overlay's own rights.
+	 */
+	is_own = run->border.pkru && f->trap.sp - run->border.stack_low < run->border.stack_bytes;
 	/* What checks an overlay's pointers first is libuio's own, and has done nothing yet. */
-	if (ip >= image.text_start && ip < image.text_end && !run->probing)
+	if (ip >= image.text_start && ip < image.text_end && !run->probing && !is_own)
 		half_done = "; a function of the kernel may be half done";
 	for (uint32_t i = 0; i <= f->depth; i++) {
 		if (uio_resident_has(r, ip, UIO_PROT_EXEC)) {

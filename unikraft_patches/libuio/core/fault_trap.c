@@ -89,6 +89,8 @@ static bool is_overflow(const struct uio_run *run, const struct uio_trap *trap)
 	if (is_guard(run->border.stack_low, trap->address) ||
 	    (run->kernel_stack_low && is_guard(run->kernel_stack_low, trap->address)))
 		return true;
+	if (run->probing) /* with the overlay's rights, on the kernel's stack (gate.c) */
+		return false;
 	if (trap->sp >= run->border.stack_low || run->border.stack_low - trap->sp > STACK_STEP_MAX)
 		return false;
 	/* On the kernel's stack it may rightly be, but not with the overlay's rights. */
