@@ -18,8 +18,13 @@ SUITES = {
     "console": "echo and whole commands, beside ssh, the guest agent, a local shell",
     "commands": "overlays cold and cached, pushed and pulled, by size and imports",
     "transfer": "console output, files over uIO-fs",
+    "files": "uIO-fs, beside QEMU's virtio-9p and ext4 in a Linux guest",
     "boot": "to the application, to the prompt, to the first command",
-    "memory": "of the guest, of uiod",
+    "memory": "of the guest, of uiod, of a Linux VM",
+    "size": "images, parts of libuio",
+    "isolation": "gates, faults; domain on and off",
+    "scale": "many VMs: start, memory, processor time, latency",
+    "ninep": "our 9P server beside diod",
     "overhead": "what uIO costs the application",
 }
 

@@ -80,13 +80,14 @@ def _echo(port: socket.socket) -> Call:
     return echo
 
 
-def machine(kernel: Path | None = None, symbols: Path | None = None) -> Machine:
-    """A VM under uiod, with the shipped overlays."""
+def machine(overlays: Path = ROOT / "build" / "overlays") -> Machine:
+    """A VM under uiod, with the shipped overlays, or those of a directory that has the key, too."""
+    keys = overlays if list(overlays.glob("*.pub.pem")) else ROOT / "build" / "keys"
+    image, symbols = kernel_paths()
     with tempfile.NamedTemporaryFile("w", suffix=".cfg", delete=False) as config:
-        image, debug = kernel_paths()
         config.write(
-            f'[vm]\nkernel = "{kernel or image}"\nsymbols = "{symbols or kernel or debug}"\nmemory = "64M"\n'
-            f'[uio]\noverlays = ["{ROOT}/build/overlays"]\n[trust]\nkeys = ["{ROOT}/build/keys"]\n'
+            f'[vm]\nkernel = "{image}"\nsymbols = "{symbols}"\nmemory = "64M"\n'
+            f'[uio]\noverlays = ["{overlays}"]\n[trust]\nkeys = ["{keys}"]\n'
         )
     return Temporary(Path(config.name))
 

@@ -59,14 +59,14 @@ def accelerator() -> str:
 
 
 def qemu_command(
-    directory: Path, kernel: Path, more: Sequence[str] = (), *, memory: str = "64M"
+    directory: Path, kernel: Path, more: Sequence[str] = (), *, memory: str = "64M", cpu: str = "max"
 ) -> list[str]:
     """QEMU with the three ports' sockets in that directory, and the serial line in a file."""
     command = [
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-machine", "q35",
         "-accel", accelerator(),
-        "-cpu", "host" if accelerator() == "kvm" else "max",
+        "-cpu", cpu.replace("max", "host") if accelerator() == "kvm" else cpu,
         "-m", memory,
         "-serial", f"file:{directory}/serial.log",
         "-kernel", str(kernel),
@@ -77,6 +77,7 @@ def qemu_command(
             "-chardev", f"socket,id={port},path={directory}/{port}.sock,server=on,wait=off",
             "-device", f"virtserialport,bus=uio.0,chardev={port},name=org.uio.{port}",
         ]  # fmt: skip
+    command += ["-qmp", f"unix:{directory}/qmp.sock,server=on,wait=off"]
     return [*command, *more]
 
 
@@ -218,6 +219,20 @@ class Guest:
         """The raw bytes of a port."""
         return connect(self.directory / f"{name}.sock")
 
+    def word(self, address: int) -> int:
+        """Eight bytes of the guest's memory, which it does not notice."""
+        with connect(self.directory / "qmp.sock") as sock, sock.makefile("rw") as file:
+            for text in (
+                '{"execute": "qmp_capabilities"}',
+                f'{{"execute": "human-monitor-command", "arguments": {{"command-line": "x /1gx {address}"}}}}',
+            ):
+                file.write(text + "\n")
+                file.flush()
+            while '"return": "' not in (line := file.readline()):
+                if not line:
+                    raise EOFError("QEMU is gone")
+        return int(line.split("0x")[1].split("\\")[0], 16)
+
     def log(self) -> bytes:
         """The serial line so far."""
         path = self.directory / "serial.log"
@@ -226,12 +241,12 @@ class Guest:
 
 @contextmanager
 def guest(
-    kernel: Path | None = None, more: Sequence[str] = (), *, memory: str = "64M"
+    kernel: Path | None = None, more: Sequence[str] = (), *, memory: str = "64M", cpu: str = "max"
 ) -> Iterator[Guest]:
     """Boot one; it is killed at the end."""
     with tempfile.TemporaryDirectory(prefix="uio-bench-") as name:
         directory = Path(name)
-        command = qemu_command(directory, kernel or kernel_paths()[0], more, memory=memory)
+        command = qemu_command(directory, kernel or kernel_paths()[0], more, memory=memory, cpu=cpu)
         started = time.monotonic()
         with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
             try:

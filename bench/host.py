@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import trio
@@ -28,8 +28,7 @@ def make_store(directory: Path, sources: Sequence[Path], flags: Sequence[str] = 
     return Store([directory], Trust.load([directory / "key.pub.pem"], "refuse"))
 
 
-@contextmanager
-def served(vm: Guest, store: Store, host: Path) -> Iterator[None]:
+def served(vm: Guest, store: Store, host: Path) -> AbstractContextManager[None]:
     """Serve uIO-fs to the guest meanwhile."""
     tree = SyntheticDirectory(
         {
@@ -37,12 +36,18 @@ def served(vm: Guest, store: Store, host: Path) -> Iterator[None]:
             "host": LocalNode.root(host, Policy(uid=0, gid=0)),
         }
     )
+    return serve(vm.directory / "fs.sock", tree)
+
+
+@contextmanager
+def serve(path: Path, tree: SyntheticDirectory | LocalNode) -> Iterator[None]:
+    """Serve 9P at a port's socket meanwhile."""
     token: list[trio.lowlevel.TrioToken] = []
     scope = trio.CancelScope()
     ready = threading.Event()
 
     async def serve() -> None:
-        sock = trio.socket.from_stdlib_socket(connect(vm.directory / "fs.sock"))
+        sock = trio.socket.from_stdlib_socket(connect(path))
         token.append(trio.lowlevel.current_trio_token())
         ready.set()
         with scope:

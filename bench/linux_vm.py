@@ -30,7 +30,7 @@ sys.path.append(str(ROOT / "tests" / "guest"))
 from linux_kernel import initramfs, vmlinuz, with_dependencies  # noqa: E402
 
 HERE = Path(__file__).parent / "linux"
-MODULES = "virtio_pci virtio_net virtio_blk virtio_console ext4 9p 9pnet_virtio 9pnet_fd".split()  # noqa: SIM905
+MODULES = "virtio_pci virtio_net virtio_blk virtio_console crc32c_generic ext4 9p 9pnet_virtio 9pnet_fd".split()  # noqa: SIM905
 BOOT_S = 180.0
 SHELL_S = 60.0
 # Program: the Debian package it comes from.
@@ -104,7 +104,7 @@ class Shell:
             self._in = self._out = self._pty
         else:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
             )
             assert self._process.stdin and self._process.stdout
             self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()

@@ -1,18 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Compare ninep_server with Debian's diod: same client, same files, same machine, in turns.
 
-python -m bench.ninep [--quick] [--out DIR] prints a table and leaves ninep.json and ninep.svg in DIR (build/bench).
-Ratios are diod's time over ours: more is better, 1 is equal. diod offers at most 64 KiB per message whatever the client
-asks for, hence two rows of sequential reads.
+diod offers at most 64 KiB per message whatever the client asks for, hence two rows of sequential reads.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,6 +15,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from bench.measure import Row
 
 # Measurement: (what one unit is, units of a full run, goal from the issue).
 ROWS = {
@@ -60,29 +57,21 @@ def server(command: list[str], socket: Path, log: Path) -> Iterator[int]:
             process.wait(10)
 
 
-def resident_kib(pid: int) -> int:
-    """VmRSS of a process."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1])
-    raise RuntimeError("no VmRSS")
+def measure(quick: bool) -> Iterator[Row]:
+    """Units per second of both servers, in turns."""
+    with tempfile.TemporaryDirectory(prefix="uio-bench-") as work:
+        found = compare(3 if quick else 30, 0.1 if quick else 0.3, Path(work))
+    for row, (unit, _, goal) in ROWS.items():
+        for name in ("diod", "ninep_server"):
+            ours = name != "diod"
+            yield Row(
+                "ninep", f"{unit}: {name}", "1/s", [1e9 / ns for ns in found[row][name]], "higher",
+                against=f"{unit}: diod" if ours else None, goal=goal if ours else None,
+                figure=f"9P server alone, against Debian's diod: {unit}" if ours else "",
+            )  # fmt: skip
 
 
-def draw(ratios: dict[str, float], path: Path) -> None:
-    """Bars of the ratios, with a line at diod's 1 and marks at the goals."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  # half a second, for the last step only
-
-    figure = Figure(figsize=(7, 2.8), layout="constrained")
-    axes = figure.add_subplot()
-    axes.barh(list(ratios), list(ratios.values()), color="#4878a8")
-    axes.scatter([ROWS[r][2] for r in ratios], range(len(ratios)), marker="|", s=300, c="black")
-    axes.axvline(1, color="gray", linewidth=1)
-    axes.invert_yaxis()
-    axes.set_xlabel("speed relative to diod (black mark: goal)")
-    figure.savefig(path)
-
-
-def measure(rounds: int, share: float, work: Path) -> dict[str, dict[str, list[int]]]:
+def compare(rounds: int, share: float, work: Path) -> dict[str, dict[str, list[int]]]:
     """Nanoseconds per unit: row → server → one value a round."""
     client = work / "client"
     source = Path(__file__).with_name("ninep_client.c")
@@ -100,11 +89,10 @@ def measure(rounds: int, share: float, work: Path) -> dict[str, dict[str, list[i
     }  # fmt: skip
     found: dict[str, dict[str, list[int]]] = {row: {name: [] for name in commands} for row in ROWS}
     with (
-        server(*commands["ninep_server"][:2], work / "ours.log") as pid,
+        server(*commands["ninep_server"][:2], work / "ours.log"),
         server(*commands["diod"][:2], work / "diod.log"),
     ):
-        idle = resident_kib(pid)
-        for number in range(rounds):
+        for _ in range(rounds):
             for row, (_, units, _) in ROWS.items():
                 for name, (_, socket, aname) in commands.items():
                     count = str(max(1, int(units * share)))
@@ -112,32 +100,4 @@ def measure(rounds: int, share: float, work: Path) -> dict[str, dict[str, list[i
                         [client, socket, aname, row, count], stdout=subprocess.PIPE, check=True
                     )
                     found[row][name].append(int(done.stdout))
-            print(f"round {number + 1} of {rounds}", file=sys.stderr)
-        print(f"resident: {idle} KiB before the first client, {resident_kib(pid)} KiB after all")
     return found
-
-
-def main() -> int:
-    """Measure, print, draw."""
-    parser = argparse.ArgumentParser(prog="python -m bench.ninep", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the work, three rounds")
-    parser.add_argument("--out", type=Path, default=Path("build/bench"), help="for the results")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="uio-bench-") as work:
-        found = measure(3 if options.quick else 7, 0.1 if options.quick else 1, Path(work))
-    ratios = {}
-    print(f"{'':<10} {'one unit':<30} {'diod µs':>9} {'ours µs':>9} {'ratio':>6} {'goal':>5}")
-    for row, (unit, _, goal) in ROWS.items():
-        theirs, ours = (statistics.median(found[row][n]) for n in ("diod", "ninep_server"))
-        ratios[row] = theirs / ours
-        print(
-            f"{row:<10} {unit:<30} {theirs / 1e3:9.1f} {ours / 1e3:9.1f} {ratios[row]:6.2f} {goal:5}"
-        )
-    (options.out / "ninep.json").write_text(json.dumps({"ns": found, "ratios": ratios}, indent=1))
-    draw(ratios, options.out / "ninep.svg")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -88,8 +88,3 @@ def _files(vm: Guest, samples: int) -> Iterator[Row]:
             "higher",
         )
     channel.close()
-    yield Row(
-        "transfer", "the same through QEMU's virtio-9p", "MiB/s", better="higher",
-        figure="file read from uIO-fs, 64 KiB chunks",
-        missing="the reference guest has no client for QEMU's device",
-    )  # fmt: skip

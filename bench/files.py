@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""File systems as a guest sees them: uIO-fs, and in a Linux guest our server, QEMU's virtio-9p and ext4 on virtio-blk.
+
+Each way is asked for the same reads, stats and lists, in turns; the Linux guest drops its caches before each. Linux'
+client reaches our server over a virtserialport and two relay processes in the guest (bench/linux/fsbench.c says why);
+uIO's client needs none.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.guest import guest, kernel_paths
+from bench.host import make_store, serve, served
+from bench.linux_vm import linux_vm, program
+from bench.measure import Row
+from ninep_server import LocalNode, Policy
+from overlays.kernel import Kernel
+
+MIB = 64
+NAMES = 1000
+STATS = 100
+UIO = "uIO-fs, reference guest"
+OURS = "our server, Linux guest, msize 512 KiB"
+OURS_64 = "our server, Linux guest, msize 64 KiB"
+QEMU = "QEMU's virtio-9p, Linux guest, msize 512 KiB"
+QEMU_64 = "QEMU's virtio-9p, Linux guest, msize 64 KiB"
+EXT4 = "ext4 on virtio-blk, Linux guest"
+# The reference guest has no client for QEMU's device, and Linux none for a port: each of these is half of what is asked.
+FIGURES = {
+    UIO: "file read from uIO-fs, 64 KiB chunks: uIO's client, against QEMU's and Linux' client",
+    OURS: "the same in one Linux guest, ours over a port and relays",
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a way is asked for."""
+
+    name: str
+    arguments: str  # of fsbench; @ is the directory
+    units: float  # in one run of it
+    unit: str
+    jobs: int = 1
+
+    def line(self, directory: str) -> str:
+        """The arguments for a directory."""
+        return self.arguments.replace("@", directory)
+
+
+def _works(mib: int, count: int) -> list[Work]:
+    read = f"@/large {{}} {mib << 20}"
+    return [
+        Work("read, 64 KiB", "seq " + read.format(65536), mib, "MiB/s"),
+        Work("read, 512 KiB", "seq " + read.format(524288), mib, "MiB/s"),
+        Work("read, 64 KiB, 4 at once", "seq " + read.format(65536), mib, "MiB/s", 4),
+        Work("random 4 KiB", f"random @/large 4096 {count}", count, "1/s"),
+        Work("random 4 KiB, 4 at once", f"random @/large 4096 {count}", count, "1/s", 4),
+        Work("stat", f"stat @/many {STATS}", STATS, "1/s"),
+        Work("readdir", "readdir @/many", NAMES, "entries/s"),
+    ]
+
+
+def measure(quick: bool) -> Iterator[Row]:
+    """All ways; uIO's own alone if there is no Linux."""
+    rounds, works = 3 if quick else 30, _works(8, 256)
+    with tempfile.TemporaryDirectory(prefix="uio-bench-") as name, ExitStack() as stack:
+        home = Path(name)
+        export = home / "export"
+        (export / "many").mkdir(parents=True)
+        (export / "large").write_bytes(os.urandom(MIB << 20))
+        for number in range(NAMES):
+            (export / "many" / f"file-{number}").touch()
+        ways = {UIO: _uio(stack, home, export)}
+        missing = ""
+        try:
+            ways |= _linux(stack, home, export)
+        except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+            missing = f"{type(error).__name__}: {error}"
+        yield from _compare(ways, works, rounds, missing)
+
+
+Way = Callable[[Work], float | None]
+
+
+def _compare(
+    ways: dict[str, Way], works: list[Work], rounds: int, missing: str
+) -> Iterator[Row]:
+    for work in works:
+        found: dict[str, list[float]] = {way: [] for way in ways}
+        for number in range(rounds + 1):
+            for way, run in ways.items():
+                ns = run(work)
+                if number and ns is not None:
+                    found[way].append(work.units / (ns / 1e9))
+        for way, values in found.items():
+            goal = work.name == "read, 64 KiB" and way in FIGURES
+            against = {UIO: QEMU, OURS: QEMU, OURS_64: QEMU_64}.get(way)
+            if against is not None and not found.get(against):
+                against = None
+            yield Row(
+                "files", f"{work.name}: {way}", work.unit, values, "higher",
+                against=f"{work.name}: {against}" if against and values else None,
+                goal=0.5 if goal else None, figure=FIGURES[way] if goal else "",
+                missing="" if values else "its client has one request outstanding",
+            )  # fmt: skip
+    if missing:
+        yield Row("files", "Linux guest", "", figure=FIGURES[OURS], missing=missing)
+
+
+def _uio(stack: ExitStack, home: Path, export: Path) -> Way:
+    vm = stack.enter_context(guest())
+    store = make_store(home, [Path(__file__).parent / "overlays" / "fsbench.c"])
+    stack.enter_context(served(vm, store, export))
+    channel = stack.enter_context(closing(vm.channel(Kernel.open(kernel_paths()[1]))))
+
+    def run(work: Work) -> float | None:
+        if work.jobs > 1:
+            return None
+        done = channel.run("fsbench", *work.line("/host").split())
+        if done.exit.status != 0:
+            raise RuntimeError(f"fsbench {work.name}: {done.exit}")
+        return float(done.output)
+
+    return run
+
+
+def _linux(stack: ExitStack, home: Path, export: Path) -> dict[str, Way]:
+    disk = home / "disk.img"
+    with disk.open("wb") as file:
+        file.truncate((MIB + 32) << 20)
+    subprocess.run([program("mkfs.ext4"), "-q", "-F", "-d", export, disk], check=True)
+    more = [
+        "-fsdev", f"local,id=host,path={export},security_model=none,readonly=on",
+        "-device", "virtio-9p-pci,fsdev=host,mount_tag=host",
+        "-fsdev", f"local,id=host64,path={export},security_model=none,readonly=on",
+        "-device", "virtio-9p-pci,fsdev=host64,mount_tag=host64",
+        "-drive", f"file={disk},if=none,id=disk,format=raw,cache=writeback",
+        "-device", "virtio-blk-pci,drive=disk",
+    ]  # fmt: skip
+    for port in ("fs0", "fs1"):
+        more += [
+            "-chardev", f"socket,id={port},path=@/{port}.sock,server=on,wait=off",
+            "-device", f"virtserialport,bus=serial.0,chardev={port},name={port}",
+        ]  # fmt: skip
+    vm = stack.enter_context(linux_vm(more))
+    for port in ("fs0", "fs1"):
+        root = LocalNode.root(export, Policy(uid=0, gid=0))
+        stack.enter_context(serve(vm.directory / f"{port}.sock", root))
+    shell = stack.enter_context(closing(vm.shell()))
+    options = "ro,trans=virtio,version=9p2000.L,msize="
+    shell.run(
+        "mkdir -p /mnt/ext4 /mnt/qemu /mnt/qemu64 && mount -t ext4 -o ro /dev/vda /mnt/ext4"
+        f" && mount -t 9p -o {options}524288 host /mnt/qemu"
+        f" && mount -t 9p -o {options}65536 host64 /mnt/qemu64"
+        " && fsbench mount fs0 /mnt/ours 524288 && fsbench mount fs1 /mnt/ours64 65536"
+    )
+
+    def way(directory: str) -> Way:
+        def run(work: Work) -> float:
+            jobs = f" {work.jobs}" if work.arguments.split()[0] in ("seq", "random") else ""
+            return float(shell.run(f"fsbench {work.line(directory)}{jobs}"))
+
+        return run
+
+    where = {
+        OURS: "ours", OURS_64: "ours64", QEMU: "qemu", QEMU_64: "qemu64", EXT4: "ext4"
+    }  # fmt: skip
+    return {name: way(f"/mnt/{directory}") for name, directory in where.items()}

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What isolation costs: gates, interrupts, faults, whole commands, with the domain and (a processor without PKU) without."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from bench.guest import ROOT, Channel, guest, kernel_paths
+from bench.host import make_store
+from bench.measure import Row, in_turns
+from console.frames import Feature
+from overlays.kernel import Kernel
+
+CALLS = 200_000
+CPUS = {"domain on": "max", "domain off": "max,pku=off"}
+PARTS = ("call within the overlay", "call of a kernel function", "20 steps of work")
+
+
+def measure(quick: bool) -> Iterator[Row]:
+    """Two guests side by side, in turns."""
+    samples = 10 if quick else 60
+    kernel = Kernel.open(kernel_paths()[1])
+    with tempfile.TemporaryDirectory(prefix="uio-bench-") as name, ExitStack() as stack:
+        here = Path(__file__).parent
+        store = make_store(
+            Path(name), [here / "overlays" / "gates.c", ROOT / "overlays" / "src" / "hello.c"]
+        )
+        channels: dict[str, Channel] = {}
+        for case, cpu in CPUS.items():
+            vm = stack.enter_context(guest(cpu=cpu))
+            channels[case] = stack.enter_context(closing(vm.channel(kernel)))
+            for overlay in map(store.get, ("gates", "hello")):
+                image = channels[case].linked(overlay, kernel)
+                channels[case].run(overlay.name, "1", digest=overlay.hash, image=image)
+        if not channels["domain on"].hello.features & Feature.PKU:
+            yield Row("isolation", "domain", "", missing="the guest says it has no PKU domain")
+            del channels["domain on"]
+        yield from _calls(channels, store.get("gates").hash, samples)
+        runs: dict[str, Callable[[], object]] = {}
+        for case, channel in channels.items():
+            for what, argv in {"hello, cached": ["hello"], "a fault": ["gates", "fault"]}.items():
+                digest = store.get(argv[0]).hash
+
+                def run(c: Channel = channel, a: list[str] = argv, d: bytes = digest) -> object:
+                    return c.run(*a, digest=d)
+
+                runs[f"{what}, {case}"] = run
+        for case, values in in_turns(runs, samples * 3).items():
+            yield _row(case, "us", values, len(channels))
+
+
+def _calls(channels: dict[str, Channel], digest: bytes, samples: int) -> Iterator[Row]:
+    found: dict[str, list[float]] = {f"{part}, {c}": [] for part in PARTS for c in channels}
+    for _ in range(samples):
+        for case, channel in channels.items():
+            numbers = channel.run("gates", str(CALLS), digest=digest).output.split()
+            for part, number in zip(PARTS, numbers, strict=True):
+                found[f"{part}, {case}"].append(int(number) / CALLS)
+    for case, values in found.items():
+        yield _row(case, "ns", values, len(channels))
+
+
+def _row(case: str, unit: str, values: list[float], guests: int) -> Row:
+    off = case.replace("domain on", "domain off")
+    return Row(
+        "isolation", case, unit, values, against=off if case != off and guests > 1 else None
+    )  # fmt: skip
