@@ -21,7 +21,10 @@ static const char text[] =
 	"usage: sqlite_backup [-d VARIABLE] [-n PAGES] FILE\n"
 	"Copy a SQLite database that the application has open to FILE, such as /host/app.db.\n"
 	"  -d VARIABLE  the application's global variable of type sqlite3 * (db)\n"
-	"  -n PAGES     so many at a time, between which the application has its turn (64)\n"
+	"  -n PAGES     so many at a time, between which the application has its turn (64); more "
+	"and\n"
+	"               more where commits make SQLite begin anew, as those of databases in memory "
+	"do\n"
 	"The guest needs free memory of the database's size meanwhile. The application's SQLite "
 	"must\n"
 	"be thread-safe (SQLITE_THREADSAFE=1), and have the backup interface.\n"
@@ -38,6 +41,7 @@ extern int sqlite3_threadsafe(void) WEAK;
 extern sqlite3_backup *sqlite3_backup_init(sqlite3 *to, const char *to_name, sqlite3 *from,
 					   const char *from_name) WEAK;
 extern int sqlite3_backup_step(sqlite3_backup *backup, int pages) WEAK;
+extern int sqlite3_backup_remaining(sqlite3_backup *backup) WEAK;
 extern int sqlite3_backup_finish(sqlite3_backup *backup) WEAK;
 extern unsigned char *sqlite3_serialize(sqlite3 *database, const char *schema, long long *size,
 					unsigned int flags) WEAK;
@@ -49,16 +53,24 @@ extern unsigned char *sqlite3_serialize(sqlite3 *database, const char *schema, l
 #define OPEN_READWRITE   2
 #define OPEN_CREATE      4
 #define SERIALIZE_NOCOPY 1u
+#define PAGES_MAX        1000000
 #define PAUSE_NS         1000000u
 #define CHUNK            65536u
 
 static int copy(sqlite3 *from, sqlite3 *to, int pages)
 {
 	sqlite3_backup *backup = sqlite3_backup_init(to, "main", from, "main");
-	int status = backup ? OK : 1;
+	int status = backup ? OK : 1, left = 0;
 
 	while (status == OK || status == BUSY || status == LOCKED) {
+		int before = left;
+
 		status = sqlite3_backup_step(backup, pages);
+		left = sqlite3_backup_remaining(backup);
+		/* A commit makes SQLite start anew if the database is in memory: take more at a
+		 * time, until it is done between two commits. */
+		if (before && left >= before && pages < PAGES_MAX)
+			pages *= 2;
 		if (uio_interrupted())
 			break; /* after it was asked, uIO leaves the end to us: nothing may stay
 				  open */
@@ -160,13 +172,14 @@ int main(int argc, char **argv)
 		if (!strcmp(argv[i], "-d"))
 			variable = argv[i + 1];
 		else if (strcmp(argv[i], "-n") != 0 || !box_number(argv[i + 1], &pages) || !pages ||
-			 pages > 1000000)
+			 pages > PAGES_MAX)
 			return box_usage(text);
 	}
 	if (i + 1 != argc || argv[i][0] == '-')
 		return box_usage(text);
-	if (!sqlite3_backup_init || !sqlite3_backup_step || !sqlite3_backup_finish ||
-	    !sqlite3_serialize || !sqlite3_open_v2 || !sqlite3_close || !sqlite3_errmsg) {
+	if (!sqlite3_backup_init || !sqlite3_backup_step || !sqlite3_backup_remaining ||
+	    !sqlite3_backup_finish || !sqlite3_serialize || !sqlite3_open_v2 || !sqlite3_close ||
+	    !sqlite3_errmsg) {
 		fprintf(stderr,
 			"sqlite_backup: the application has no SQLite, or one without backups\n");
 		return 1;
