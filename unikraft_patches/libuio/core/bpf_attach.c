@@ -43,7 +43,7 @@
 /* A function that has programs. */
 struct point {
 	struct point *next;
-	uintptr_t function;
+	uintptr_t function, resume;
 	struct bpf_link *entry, *ret;
 };
 
@@ -339,14 +339,18 @@ void uio_bpf_on_entry(struct entered *e)
 	uintptr_t function = e->resume;
 	const struct point *p = *find(function);
 
-	e->resume += endbr(function) + ROOM;
-	if (!p)
+	if (!p) {
+		e->resume += endbr(function) + ROOM;
 		return;
+	}
+	e->resume = p->resume;
 	if (p->entry) {
 		e->ctx.ip = function;
 		e->ctx.ret = 0;
 		e->ctx.elapsed_ns = 0;
-		e->ctx.caller = real_return(e->ret, (uintptr_t)&e->ret);
+		e->ctx.caller = e->ret == (uintptr_t)uio_bpf_returned
+					? real_return(e->ret, (uintptr_t)&e->ret)
+					: e->ret;
 		e->ctx.sp = (uintptr_t)&e->ret;
 		e->ctx.kind = BPF_KIND_ENTRY;
 		run_all(p->entry, &e->ctx);
@@ -453,7 +457,10 @@ int uio_bpf_attach(struct bpf_link *link, const char **why)
 
 		if (!p)
 			return -ENOMEM;
-		*p = (struct point){.function = link->function};
+		*p = (struct point){
+			.function = link->function,
+			.resume = link->function + endbr(link->function) + ROOM,
+		};
 		*at = p;
 		err = open_gate(link->function);
 		if (err) {
