@@ -31,6 +31,11 @@ def bt(
     """Show where the threads of the guest are.
 
     A ? stands by what was found on the stack but not by frame pointers: it may be left over from before.
+
+    \b
+    Examples:
+      uioctl bt web
+      uioctl bt -a --json web
     """
     guest = Debuggee(vm, symbols)
     said = guest.run("bt", *(["-a"] if every else []), *(str(t) for t in threads or ()))
@@ -60,8 +65,8 @@ def bt(
     for thread in found:
         output.line(f"thread {thread['id']} {thread['state']} {thread['name']}")
         for i, frame in enumerate(thread["frames"]):  # type: ignore[arg-type, var-annotated]
-            place = f" ({frame['source']})" if frame["source"] else ""
+            source = f" ({frame['source']})" if frame["source"] else ""
             doubt = "" if frame["sure"] else " ?"
-            output.line(f"  #{i:<2} {frame['address']:#x} {frame['where'] or '?'}{place}{doubt}")
+            output.line(f"  #{i:<2} {frame['address']:#x} {frame['where'] or '?'}{source}{doubt}")
         if thread.get("note"):
             output.line(f"  {thread['note']}")

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Lets the application's own allocator give out blocks that nobody frees, and prints where the last one is: `leaker
- * COUNT SIZE`; or frees one again: `leaker free ADDRESS`.
+ * Lets the application's own allocator give out blocks that nobody frees, and prints where the last
+ * one is: `leaker COUNT SIZE`; or frees one again: `leaker free ADDRESS`.
  */
 // uio: name = "leaker"
 // uio: version = "1.0"
