@@ -50,7 +50,7 @@ FAULTS = {
     "bad-copy": ("write", True, "writes to 0x"),
     "bad-read": ("write", True, "writes to 0x"),
     "callback": ("write", True, "writes to 0x"),
-    "allocation": ("write", False, "writes to 0x"),
+    "allocation": ("write", True, "writes to 0x"),
     "abort": ("abort", False, "abort()"),
     "longjmp": (None, None, ""),  # to wherever zeroes lead
     "smash": ("execute", False, "jumps to 0x1234567"),
@@ -232,7 +232,7 @@ def test_without_keys_it_runs_without_a_domain(tmp_path: Path) -> None:
     qemu = tmp_path / "qemu"
     qemu.write_text('#!/bin/sh\nexec qemu-system-x86_64 "$@" -cpu qemu64\n')
     qemu.chmod(0o755)
-    config = vm.prepare(tmp_path, sources, app="border", vm=[f'qemu = "{qemu}"'])
+    config = vm.prepare(tmp_path, sources, app="border", vm=[f'qemu = "{qemu}"', 'accel = "tcg"'])
     with vm.machine(config, 120) as guest:
         assert "pku" not in guest.api.get("/v1/vm")["hello"]["features"]
         assert guest.exec("shapes").code == 11

@@ -286,10 +286,10 @@ void uio_frame_image_bytes(const struct uio_frame *f, const uint8_t *bytes, size
 	if (p->err < 0)
 		return;
 	p->err = uio_push_data(p->image, bytes, len);
-	if (p->err < 0) {
+	if (p->err == -ENOMEM) {
 		uio_push_abort(p->image);
 		p->image = NULL;
-	}
+	} /* else it knows why, and is asked below */
 }
 
 /* The overlay that EXEC names by its hash, resident or just pushed; NULL: the result is set. */
@@ -311,7 +311,7 @@ static struct uio_overlay *pushed_overlay(struct uio_exec *x, struct chan_exec *
 		return NULL;
 	}
 	int err = p->err;
-	if (err >= 0) {
+	if (p->image != NULL) {
 		struct uio_push *image = p->image;
 		p->image = NULL;
 		err = uio_push_finish(image, &o, &why);
