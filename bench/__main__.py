@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -48,6 +49,8 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     raw = options.out / "raw.jsonl"
     raw.unlink(missing_ok=True)
+    report.note_conditions(options.out)
+    signal.signal(signal.SIGALRM, _too_long)
     for name in options.suites or SUITES:
         started = time.monotonic()
         print(f"bench: {name}", file=sys.stderr, flush=True)
@@ -62,10 +65,17 @@ def main() -> int:
 
 def _rows(name: str, quick: bool) -> Iterator[Row]:
     suite = importlib.import_module(f"bench.{name}")
+    signal.alarm(300 if quick else 900)
     try:
         yield from suite.measure(quick)
     except Exception as error:  # one suite's failure is not to cost the others' results
         yield Row(name, "the suite", "", missing=f"{type(error).__name__}: {error}")
+    finally:
+        signal.alarm(0)
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError("it took too long")
 
 
 if __name__ == "__main__":

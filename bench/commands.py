@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.guest import ROOT, Channel, guest, kernel_paths
+from bench.guest import ROOT, Channel, Guest, guest, kernel_paths, symbol
 from bench.host import make_store, served
 from bench.measure import Row, in_turns, timed
 from overlays.kernel import Kernel
@@ -31,6 +32,7 @@ def measure(quick: bool) -> Iterator[Row]:
             channel = vm.channel(Kernel.open(kernel_paths()[1]))
             yield from _commands(channel, store, samples)
             yield from _shapes(channel, store, max(30, samples // 4))
+            yield _many(vm, channel, store, 1000 if quick else 10_000)
             channel.close()
 
 
@@ -94,6 +96,29 @@ def _shapes(channel: Channel, store: Store, samples: int) -> Iterator[Row]:
             )
         channel.unload(overlay.hash)
         yield Row("commands", f"cold push, {name}", "us", values)
+
+
+def _many(vm: Guest, channel: Channel, store: Store, loads: int) -> Row:
+    """Load, run, unload: the free frames of the guest's kernel must not become fewer."""
+    row = Row(
+        "commands", f"memory lost by {loads} loads", "KiB", goal=0.0,
+        figure="loads before failure (10 000 without growth)",
+        missing="needs the reference guest's counter of free frames",
+    )  # fmt: skip
+    counter = symbol(kernel_paths()[1], "left")
+    assert channel.kernel is not None
+    if counter is None or os.environ.get("KERNEL"):
+        return row
+    hello = store.get("hello")
+    image = channel.linked(hello, channel.kernel)
+    before = 0
+    for number in range(100 + loads):
+        if number == 100:
+            before = vm.word(counter)
+        assert channel.run("hello", digest=hello.hash, image=image).exit.status == 0
+        channel.unload(hello.hash)
+    row.values, row.missing = [(before - vm.word(counter)) * 4.0], ""
+    return row
 
 
 # ---- what is loaded ----

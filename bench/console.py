@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a person or a script waits for: a newline's echo and a command's end, beside ssh, the guest agent, a local shell.
+"""What one waits for: a newline's echo and a command's end, beside ssh, the guest agent, a local shell.
 
 All in turns. Under load, the guest that is not measured is stopped meanwhile, so that the two applications do not take
 the processor from each other.
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from bench.guest import ROOT, Guest, guest, kernel_paths
+from bench.guest import ROOT, Guest, accelerator, guest, kernel_paths, reference
 from bench.linux_vm import LinuxVm, Shell, linux_vm
 from bench.measure import Row, in_turns, timed
 from uiod.run import Machine
@@ -86,7 +86,7 @@ def machine(overlays: Path = ROOT / "build" / "overlays") -> Machine:
     image, symbols = kernel_paths()
     with tempfile.NamedTemporaryFile("w", suffix=".cfg", delete=False) as config:
         config.write(
-            f'[vm]\nkernel = "{image}"\nsymbols = "{symbols}"\nmemory = "64M"\n'
+            f'[vm]\nkernel = "{image}"\nsymbols = "{symbols}"\nmemory = "64M"\naccel = "{accelerator()}"\n'
             f'[uio]\noverlays = ["{overlays}"]\n[trust]\nkeys = ["{keys}"]\n'
         )
     return Temporary(Path(config.name))
@@ -171,19 +171,20 @@ def _processes(
 
 
 def _loaded(stack: ExitStack, linux: LinuxVm, samples: int) -> Iterator[Row]:
-    if os.environ.get("KERNEL"):
-        yield Row(
-            "console", "under load", "us", missing="needs the reference guest's `busy`"
-        )  # fmt: skip
+    try:
+        image = reference("busy")
+    except RuntimeError as error:
+        yield Row("console", "under load", "us", missing=str(error))
         return
-    busy = stack.enter_context(guest(ROOT / "build" / "refguest" / "busy.elf"))
+    busy = stack.enter_context(guest(image))
     port = stack.enter_context(closing(console(busy)))
     shell = stack.enter_context(closing(linux.terminal()))
     worker = stack.enter_context(closing(linux.shell()))
     worker.run("while :; do :; done >/dev/null 2>&1 &")
     pids = {"ours": busy.process.pid, "ssh": linux.process.pid}
     # A guest that is stopped must run again before it can be killed in order.
-    stack.callback(lambda: [os.kill(pid, signal.SIGCONT) for pid in pids.values()])
+    for pid in pids.values():
+        stack.callback(os.kill, pid, signal.SIGCONT)
     calls: dict[str, Call] = {"ours": _echo(port), "ssh": shell.newline}
     found: dict[str, list[float]] = {"ours": [], "ssh": []}
     for number in range(3 + samples // 2):

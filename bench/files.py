@@ -32,7 +32,7 @@ OURS_64 = "our server, Linux guest, msize 64 KiB"
 QEMU = "QEMU's virtio-9p, Linux guest, msize 512 KiB"
 QEMU_64 = "QEMU's virtio-9p, Linux guest, msize 64 KiB"
 EXT4 = "ext4 on virtio-blk, Linux guest"
-# The reference guest has no client for QEMU's device, and Linux none for a port: each of these is half of what is asked.
+# The reference guest has no client for QEMU's device, and Linux none for a port: each is half of what is asked.
 FIGURES = {
     UIO: "file read from uIO-fs, 64 KiB chunks: uIO's client, against QEMU's and Linux' client",
     OURS: "the same in one Linux guest, ours over a port and relays",
@@ -89,9 +89,7 @@ def measure(quick: bool) -> Iterator[Row]:
 Way = Callable[[Work], float | None]
 
 
-def _compare(
-    ways: dict[str, Way], works: list[Work], rounds: int, missing: str
-) -> Iterator[Row]:
+def _compare(ways: dict[str, Way], works: list[Work], rounds: int, missing: str) -> Iterator[Row]:
     for work in works:
         found: dict[str, list[float]] = {way: [] for way in ways}
         for number in range(rounds + 1):

@@ -53,13 +53,40 @@ def kernel_paths(app: str = "count") -> tuple[Path, Path]:
     return image, Path(os.environ.get("KERNEL_DBG", image))
 
 
+def reference(app: str, *, libuio: bool = True) -> Path:
+    """The reference guest's image of an application, built anew if need be; with libuio or without.
+
+    :raise RuntimeError: KERNEL is given, and such an application needs ours
+    """
+    if os.environ.get("KERNEL"):
+        raise RuntimeError(f"needs the reference guest's `{app}`")
+    out = ROOT / "build" / "refguest"
+    command = ["make", "-s", "-C", str(ROOT / "refguest"), f"APP={app}", f"O={out}"]
+    subprocess.run(
+        [*command, f"LIBUIO={'yes' if libuio else 'no'}"], check=True, stdout=subprocess.DEVNULL
+    )
+    return out / f"{app}{'' if libuio else '-bare'}.elf"
+
+
+def symbol(image: Path, name: str) -> int | None:
+    """The address of the only symbol of that name."""
+    out = subprocess.run(["nm", image], capture_output=True, text=True, check=False).stdout
+    found = [line.split()[0] for line in out.splitlines() if line.split()[2:] == [name]]
+    return int(found[0], 16) if len(found) == 1 else None
+
+
 def accelerator() -> str:
     """tcg, unless ACCEL says kvm."""
     return os.environ.get("ACCEL", "tcg")
 
 
 def qemu_command(
-    directory: Path, kernel: Path, more: Sequence[str] = (), *, memory: str = "64M", cpu: str = "max"
+    directory: Path,
+    kernel: Path,
+    more: Sequence[str] = (),
+    *,
+    memory: str = "64M",
+    cpu: str = "max",
 ) -> list[str]:
     """QEMU with the three ports' sockets in that directory, and the serial line in a file."""
     command = [

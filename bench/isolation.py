@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What isolation costs: gates, interrupts, faults, whole commands, with the domain and (a processor without PKU) without."""
+"""What isolation costs: gates, interrupts, faults, commands; with the domain, and (no PKU) without."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.measure import Row, in_turns
 from console.frames import Feature
 from overlays.kernel import Kernel
 
-CALLS = 200_000
+CALLS = 20_000
 CPUS = {"domain on": "max", "domain off": "max,pku=off"}
 PARTS = ("call within the overlay", "call of a kernel function", "20 steps of work")
 

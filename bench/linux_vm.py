@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What people use without uIO: a Linux VM (Debian's kernel, busybox, dropbear, the QEMU guest agent) under our accelerator.
+"""What people use without uIO: a Linux VM (Debian's kernel, dropbear, the QEMU guest agent), same accelerator.
 
 Its initramfs is made of the programs of Debian packages on this machine (`make bench` installs them) and their
 libraries. ssh comes over QEMU's user networking, the agent over a virtserialport; there is no other network.
@@ -27,7 +27,7 @@ from pathlib import Path
 from bench.guest import DEADLINE_S, ROOT, accelerator, connect
 
 sys.path.append(str(ROOT / "tests" / "guest"))
-from linux_kernel import initramfs, vmlinuz, with_dependencies  # noqa: E402
+from linux_kernel import initramfs, vmlinuz, with_dependencies
 
 HERE = Path(__file__).parent / "linux"
 MODULES = "virtio_pci virtio_net virtio_blk virtio_console crc32c_generic ext4 9p 9pnet_virtio 9pnet_fd".split()  # noqa: SIM905
@@ -199,7 +199,10 @@ class LinuxVm:
     @property
     def ssh(self) -> list[str]:
         """The ssh command up to and with the host; nothing of the user's configuration matters."""
-        options = "StrictHostKeyChecking=no UserKnownHostsFile=/dev/null LogLevel=ERROR IdentitiesOnly=yes BatchMode=yes"
+        options = (
+            "StrictHostKeyChecking=no UserKnownHostsFile=/dev/null LogLevel=ERROR IdentitiesOnly=yes"
+            " BatchMode=yes"
+        )
         command = [program("ssh"), "-F", "none", "-i", str(self.directory / "key")]
         for option in options.split():
             command += ["-o", option]

@@ -3,41 +3,32 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from bench.guest import ROOT, Guest, guest, kernel_paths
+from bench.console import machine
+from bench.guest import ROOT, Guest, guest, reference, symbol
 from bench.linux_vm import linux_vm
 from bench.measure import Row
 from overlays.kernel import Kernel
 from overlays.store import Store
 from overlays.trust import Trust
-from uiod.run import Machine
 
 
 def measure(quick: bool) -> Iterator[Row]:
     """A VM under uiod, and the sizes of images."""
-    with tempfile.TemporaryDirectory(prefix="uio-bench-") as name:
-        config = Path(name) / "memory.cfg"
-        image, symbols = kernel_paths()
-        config.write_text(
-            f'[vm]\nkernel = "{image}"\nsymbols = "{symbols}"\nmemory = "64M"\n'
-            f'[uio]\noverlays = ["{ROOT}/build/overlays"]\n[trust]\nkeys = ["{ROOT}/build/keys"]\n'
-        )
-        pss, qemu = [], []
-        for _ in range(3 if quick else 10):
-            with Machine(config, timeout_s=60) as vm:
-                for _ in range(20):
-                    vm.exec("hello")
-                info = vm.api.get("/v1/vm")
-                pss.append(pss_mib(info["pid"]))
-                qemu.append(pss_mib(info["qemu_pid"]))
+    pss, qemu = [], []
+    for _ in range(3 if quick else 10):
+        with machine() as vm:
+            for _ in range(20):
+                vm.exec("hello")
+            info = vm.api.get("/v1/vm")
+            pss.append(pss_mib(info["pid"]))
+            qemu.append(pss_mib(info["qemu_pid"]))
     yield Row(
         "memory", "uiod after 20 commands (PSS)", "MiB", pss,
         goal=1.0, reference=32.0, figure="daemon's own memory (PSS, at most 32 MiB)",
@@ -60,12 +51,13 @@ def _guest(quick: bool) -> Iterator[Row]:
         "memory", "frames that libuio has taken, idle", "KiB",
         goal=1.0, reference=64.0, figure="guest memory of uIO, idle (at most 64 KiB)",
     )  # fmt: skip
-    images = [ROOT / "build" / "refguest" / f"busy{suffix}.elf" for suffix in ("", "-bare")]
-    counters = [_address(image, "left") for image in images]
-    if os.environ.get("KERNEL") or None in counters:
-        row.missing = "needs the reference guest's `busy`, with and without libuio"
+    try:
+        images = [reference("busy"), reference("busy", libuio=False)]
+    except RuntimeError as error:
+        row.missing = str(error)
         yield row
         return
+    counters = [symbol(image, "left") for image in images]
     loaded: dict[str, list[float]] = {}
     for _ in range(3 if quick else 30):
         free = []
@@ -111,12 +103,6 @@ def _linux(quick: bool) -> Iterator[Row]:
         return
     yield Row("memory", case, "MiB", values)
     yield Row("memory", used, "MiB", inside)
-
-
-def _address(image: Path, name: str) -> int | None:
-    out = subprocess.run(["nm", image], capture_output=True, text=True, check=False).stdout
-    found = [line.split()[0] for line in out.splitlines() if line.split()[2:] == [name]]
-    return int(found[0], 16) if len(found) == 1 else None
 
 
 def _image(image: Path) -> float:

@@ -7,37 +7,41 @@ that its QEMU has used since the line before. So neither what else the machine d
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.guest import ROOT, Channel, Guest, guest
+from bench.guest import ROOT, Guest, guest, reference
 from bench.measure import Row
-
-IMAGES = ROOT / "build" / "refguest"
+from overlays.kernel import Kernel
+from overlays.store import Store
+from overlays.trust import Trust
 
 
 def measure(quick: bool) -> Iterator[Row]:
-    """Idle; commands again and again."""
-    if os.environ.get("KERNEL"):
-        yield Row("overhead", "idle", "1/s", missing="needs the reference guest's `busy`")
-        return
-    for libuio in ("yes", "no"):
-        subprocess.run(
-            ["make", "-s", "-C", ROOT / "refguest", "APP=busy", f"O={IMAGES}", f"LIBUIO={libuio}"],
-            check=True,
-        )
-    seconds = 10 if quick else 60
-    with guest(IMAGES / "busy.elf") as ours, guest(IMAGES / "busy-bare.elf") as bare:
+    """Idle; commands again and again; counters."""
+    image, without = reference("busy"), reference("busy", libuio=False)
+    kernel = Kernel.open(image)
+    store = Store([ROOT / "build" / "overlays"], Trust.load([ROOT / "build" / "keys"], "refuse"))
+    seconds = 10 if quick else 40
+    with guest(image) as ours, guest(without) as bare:
         channel = ours.channel()
         yield from _compare("idle", ours, bare, seconds, 0.995)
-        with _asking(channel, 0.05):
+        with _asking(lambda: channel.run("ls", "guest:/etc"), 0.05):
             yield from _compare("`ls` 20 times a second", ours, bare, seconds, None)
+        perf = store.get("perf")
+        linked = channel.linked(perf, kernel)
+        count = ("perf", "-i", "500ms", "-n", "1")
+        assert channel.run(*count, digest=perf.hash, image=linked).exit.status == 0
+        with _asking(lambda: channel.run(*count, digest=perf.hash), 0.0):
+            yield from _compare("counters (`perf`) all the time", ours, bare, seconds, None)
+    yield Row(
+        "overhead", "a traced function, per call", "ns", figure="function traced with a counter",
+        missing="no case for it here yet",
+    )  # fmt: skip
 
 
 def _compare(
@@ -89,12 +93,12 @@ def _processor_s(pid: int) -> float:
 
 
 @contextmanager
-def _asking(channel: Channel, pause_s: float) -> Iterator[None]:
+def _asking(call: Callable[[], object], pause_s: float) -> Iterator[None]:
     stop = threading.Event()
 
     def ask() -> None:
         while not stop.wait(pause_s):
-            channel.run("ls", "guest:/etc")
+            call()
 
     thread = threading.Thread(target=ask)
     thread.start()

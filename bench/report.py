@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import subprocess
 import sys
@@ -49,11 +50,17 @@ def conditions() -> dict[str, str]:
     }
 
 
+def note_conditions(directory: Path) -> None:
+    """Write down what a run that begins now is run with."""
+    (directory / "conditions.json").write_text(json.dumps(conditions(), indent=1) + "\n")
+
+
 def write(directory: Path) -> None:
     """RESULTS.md and one plot a suite."""
     rows = load(directory / "raw.jsonl")
+    known = json.loads((directory / "conditions.json").read_text())
     text = ["# Results\n", "Made by `make bench`; raw values in `raw.jsonl`.\n"]
-    text += ["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in conditions().items()), ""]
+    text += ["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in known.items()), ""]
     goals = [row for row in rows if row.figure]
     if goals:
         text += [

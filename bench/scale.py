@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Many VMs, each under its own uiod: time to start, memory and processor time each, latency, idle and with half busy."""
+"""Many VMs, each under its own uiod: start, memory and processor time each, latency, idle and half busy."""
 
 from __future__ import annotations
 
@@ -53,10 +53,14 @@ def _figures(
     before, begun = [sum(map(processor_s, pair)) for pair in pids], time.monotonic()
     time.sleep(2 if quick else 5)
     took = time.monotonic() - begun
-    yield "processor time while idle, each", "ms/s", [
-        (sum(map(processor_s, pair)) - was) * 1000 / took
-        for pair, was in zip(pids, before, strict=True)
-    ]
+    yield (
+        "processor time while idle, each",
+        "ms/s",
+        [
+            (sum(map(processor_s, pair)) - was) * 1000 / took
+            for pair, was in zip(pids, before, strict=True)
+        ],
+    )
     yield "command, all idle", "us", _latency(vms, max(30, 2 * len(vms)))
     half = vms[: len(vms) // 2]
     if half:

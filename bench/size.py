@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench.guest import ROOT
+from bench.guest import reference
 from bench.measure import Row
 
-OUT = ROOT / "build" / "refguest"
 # Part → how its objects' names begin.
 PARTS = {
     "eBPF": "bpf",
@@ -28,19 +26,12 @@ PARTS = {
 
 def measure(quick: bool) -> Iterator[Row]:
     """Nothing here varies: one value each."""
-    if os.environ.get("KERNEL"):
-        yield Row("size", "images", "KiB", missing="needs the objects of the reference guest")
-        return
-    for libuio in ("yes", "no"):
-        subprocess.run(
-            ["make", "-s", "-C", ROOT / "refguest", "APP=count", f"O={OUT}", f"LIBUIO={libuio}"],
-            check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-    with_uio, bare = loaded_kib([OUT / "count.elf"]), loaded_kib([OUT / "count-bare.elf"])
+    ours, without = reference("count"), reference("count", libuio=False)
+    with_uio, bare = loaded_kib([ours]), loaded_kib([without])
     yield Row("size", "count.elf, with libuio: text and data", "KiB", [with_uio])
     yield Row("size", "count-bare.elf, without", "KiB", [bare])
     yield Row("size", "what libuio adds to the image", "KiB", [with_uio - bare])
-    left = sorted((OUT / "obj" / "count" / "libuio").glob("*.o"))
+    left = sorted((ours.parent / "obj" / "count" / "libuio").glob("*.o"))
     for part, names in PARTS.items():
         members = [path for path in left if re.match(names, path.name)]
         left = [path for path in left if path not in members]
