@@ -93,6 +93,11 @@ int main(int argc, char **argv)
     if (is(what, "print"))
         for (;;)
             puts("and again");
+    if (is(what, "polite")) {
+        while (!uio_interrupted())
+            ;
+        return 3;
+    }
     if (is(what, "sleep"))
         uio_sleep_ns(1000000000000000);
     if (is(what, "read"))
@@ -166,6 +171,17 @@ def test_cancel(guest: Hosted, what: str, signal: int) -> None:
     answer = guest.client.finish(ident)
     assert (answer.kind, answer.status) == (CANCELLED, signal)
     assert guest.run("prog").status == 5
+
+
+def test_who_ends_in_order_when_asked_has_the_last_word(guest: Hosted) -> None:
+    ident = start_and_settle(guest, "prog", "polite")
+    guest.client.send(channel.CANCEL, ident, 2)
+    answer = guest.client.finish(ident)
+    assert (answer.kind, answer.status) == (OK, 3)
+
+
+def test_who_is_asked_by_the_deadline_is_late_all_the_same(guest: Hosted) -> None:
+    assert guest.run("prog", "polite", timeout_ms=100).kind == TIMEOUT
 
 
 def test_a_loop_holds_nobody_up(guest: Hosted) -> None:

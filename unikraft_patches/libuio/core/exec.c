@@ -238,9 +238,6 @@ int uio_exec_run_overlay(struct uio_exec *x, struct uio_overlay *o)
 			uio_context_wake();
 		}
 	}
-	uio_exec_flush(x);
-	if (x->cancel != 0)
-		return 0;
 	uio_overlay_run(o, x);
 	x->has_result = true;
 	return x->result.status;
@@ -254,6 +251,7 @@ int uio_exec_run_named(struct uio_exec *x)
 		return b->run(x, x->argc, x->argv);
 
 	struct uio_overlay *o;
+	uio_exec_flush(x); /* may wait, and so may not come between finding it and running it */
 	int err = uio_overlay_pull(x, x->argv[0], &o);
 	if (err < 0) {
 		x->has_result = true;
@@ -262,14 +260,19 @@ int uio_exec_run_named(struct uio_exec *x)
 	return uio_exec_run_overlay(x, o);
 }
 
-/* An end that was asked for is told as that, whatever the command returned then. */
+/*
+ * An end that was asked for is told as that, whatever the command returned
+ * then; but an overlay that has seen the request and ended in order
+ * (overlay.h: its result is OK) has the last word.
+ */
 static void conclude(struct uio_exec *x, int status)
 {
 	bool faulted = x->has_result && x->result.kind == UIO_EXIT_FAULT;
+	bool in_order = x->has_result && x->result.kind == UIO_EXIT_OK;
 
-	if (x->timed_out && !faulted)
+	if ((x->timed_out || uio_port_ns() >= x->deadline_ns) && !faulted)
 		uio_exec_result(x, UIO_EXIT_TIMEOUT, -ETIMEDOUT, "%s: timed out", x->argv[0]);
-	else if (x->cancel != 0 && !faulted)
+	else if (x->cancel != 0 && !faulted && !in_order)
 		uio_exec_result(x, UIO_EXIT_CANCELLED, x->cancel, "%s: cancelled", x->argv[0]);
 	else if (!x->has_result)
 		x->result.status = status;

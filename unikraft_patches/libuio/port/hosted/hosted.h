@@ -10,7 +10,8 @@
 
 #include <uio/port.h>
 
-#define HOSTED_ARENA_BASE 0x40000000ul
+/* Above all places where Linux may put the heap, which are 1 GiB from the program's end. */
+#define HOSTED_ARENA_BASE 0x60000000ul
 #define HOSTED_ARENA_SIZE 0x10000000ul
 
 /** Make the calling thread known (`ps`, traps); ours threads run under the one lock. */
