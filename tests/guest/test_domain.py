@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.timeout(240)]
 
 SOURCES = Path(__file__).parent / "hostile"
 #: more by hand: LOADS=10000
-LOADS = int(os.environ.get("LOADS", "200"))
+LOADS = int(os.environ.get("LOADS", "100"))
 DENIED = 0x20  # bit of a page fault's error code: a protection key forbade it
 
 KERNEL_FUNCTION = "a function of the kernel may be half done"
