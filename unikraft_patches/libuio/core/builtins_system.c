@@ -247,6 +247,16 @@ static int run_ps(struct uio_exec *x, int argc, char **argv)
 	return 0;
 }
 
+/* Stacks, without that of the command that asks. */
+static int count_stack(const struct uio_thread_info *t, void *arg)
+{
+	size_t *sum = arg;
+
+	if (t->ours && t->state != 'R')
+		*sum += t->stack_size;
+	return 0;
+}
+
 static int run_mem(struct uio_exec *x, int argc, char **argv)
 {
 	size_t total, available, sums[2] = {0, 0};
@@ -266,6 +276,13 @@ static int run_mem(struct uio_exec *x, int argc, char **argv)
 			(unsigned long long)image.base);
 	uio_exec_printf(x, "overlays  %9llu KiB, %llu resident\n",
 			(unsigned long long)(sums[1] / 1024), (unsigned long long)sums[0]);
+	if (uio_port_held != NULL) {
+		size_t held = uio_port_held(), stacks = 0;
+		uio_port_thread_foreach(count_stack, &stacks);
+		uio_exec_printf(x, "libuio    %9llu KiB: blocks %llu bytes, stacks %llu bytes\n",
+				(unsigned long long)((held + stacks) / 1024),
+				(unsigned long long)held, (unsigned long long)stacks);
+	}
 	return 0;
 }
 

@@ -55,6 +55,9 @@ void uio_port_dma_free(void *ptr, size_t size);
 
 /** Bytes in the system heap: total, free. */
 void uio_port_meminfo(size_t *total, size_t *free_bytes);
+/** Bytes that uio_port_alloc() and uio_port_dma_alloc() gave and have not got back. A port may lack
+ * this. */
+size_t uio_port_held(void) __attribute__((weak));
 
 /* A block of the application's heap. */
 struct uio_block {
@@ -140,7 +143,8 @@ struct uio_thread *uio_port_thread_self(void);
  */
 int uio_port_thread_divert(struct uio_thread *t, void (*fn)(void *arg), void *arg);
 
-/** Whether code that never blocks gives way to the context all the same. A port may lack this: no. */
+/** Whether code that never blocks gives way to the context all the same. A port may lack this: no.
+ */
 bool uio_port_preempts(void) __attribute__((weak));
 /**
  * The calling thread, which an overlay has started by the C library, is one of

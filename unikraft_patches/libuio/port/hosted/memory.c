@@ -44,6 +44,11 @@ void uio_port_free(void *ptr)
 	free(p);
 }
 
+size_t uio_port_held(void)
+{
+	return heap_used;
+}
+
 void *uio_port_dma_alloc(size_t size)
 {
 	return aligned_alloc(UIO_PAGE_SIZE,

@@ -8,25 +8,52 @@
 #include "cpu.h"
 #include "memory.h"
 
+#define HEADER 16u /* in front of a block: its size; keeps the alignment */
+
+static size_t held;
+
 void *uio_port_alloc(size_t size)
 {
-	return heap_alloc(size);
+	size_t *block = size < SIZE_MAX - HEADER ? heap_alloc(size + HEADER) : NULL;
+
+	if (!block)
+		return NULL;
+	*block = size + HEADER;
+	held += *block;
+	return (uint8_t *)block + HEADER;
 }
 
 void uio_port_free(void *ptr)
 {
-	heap_free(ptr);
+	size_t *block;
+
+	if (!ptr)
+		return;
+	block = (size_t *)((uint8_t *)ptr - HEADER);
+	held -= *block;
+	heap_free(block);
 }
 
 void *uio_port_dma_alloc(size_t size)
 {
-	return (void *)frames_alloc(page_count(size));
+	void *ptr = (void *)frames_alloc(page_count(size));
+
+	if (ptr)
+		held += page_count(size) * PAGE_SIZE;
+	return ptr;
 }
 
 void uio_port_dma_free(void *ptr, size_t size)
 {
-	if (ptr)
-		frames_free((uintptr_t)ptr, page_count(size));
+	if (!ptr)
+		return;
+	held -= page_count(size) * PAGE_SIZE;
+	frames_free((uintptr_t)ptr, page_count(size));
+}
+
+size_t uio_port_held(void)
+{
+	return held;
 }
 
 void uio_port_meminfo(size_t *total, size_t *free_bytes)
