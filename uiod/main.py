@@ -45,11 +45,12 @@ def _start(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     import shlex  # noqa: PLC0415
 
-    from uiod import config, qemu  # noqa: PLC0415
+    from uiod import config, placement, qemu  # noqa: PLC0415
     from uiod.paths import RuntimeDir, runtime_root  # noqa: PLC0415
 
     settings = config.load(arguments.config)
     run = RuntimeDir(runtime_root(arguments.runtime_dir) / settings.name)
+    placement.check_sockets(run)
     accel = settings.vm.accel if settings.vm.accel != "auto" else "kvm"
     lines = [shlex.quote(settings.vm.qemu)]
     lines += [" ".join(map(shlex.quote, option)) for option in qemu.options(settings, run, accel)]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ninep_server.stats import BUCKETS
 from uiod.apitypes import Stats
+from uiod.health import uptime_s
 
 if TYPE_CHECKING:
     import cgroup
@@ -76,7 +77,7 @@ def collect(vm: Supervisor) -> Stats:
     return Stats(
         name=vm.config.name,
         time=time.time(),
-        uptime_s=time.time() - vm.started,
+        uptime_s=uptime_s(vm.process),
         cpu_usec=cpu,
         memory_bytes=usage.memory_bytes if usage else None,
         memory_limit=usage.memory_limit if usage else None,

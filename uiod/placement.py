@@ -14,6 +14,7 @@ from uiod.config import Config
 from uiod.confine import Files, system_files
 from uiod.errors import ExitStatus, UiodError
 from uiod.paths import RuntimeDir
+from uiod.qemu import SOCKETS
 from uiod.runtime import SavedState
 
 if TYPE_CHECKING:
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
 
 _OOM_SCORE = Path(f"/proc/{os.getpid()}/oom_score_adj")
 _VICTIM = "500"
+_SOCKET_PATH = 107  # bytes of a sockaddr_un, without the one that ends it
+
+
+def check_sockets(run: RuntimeDir) -> None:
+    """:raise UiodError: the runtime directory's path is too long for the sockets in it."""
+    longest = max((*map(run.port, SOCKETS), run.api), key=lambda path: len(os.fsencode(path)))
+    excess = len(os.fsencode(longest)) - _SOCKET_PATH
+    if excess > 0:
+        raise UiodError(
+            f"{run.path} is {excess} bytes too long for a directory of unix sockets",
+            "choose a shorter --runtime-dir, or a shorter name in [vm]",
+            ExitStatus.UNAVAILABLE,
+        )
 
 
 def check_files(config: Config) -> None:

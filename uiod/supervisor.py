@@ -26,6 +26,7 @@ from uiod.apitypes import ExecRequest, HelloInfo, VmInfo, VmState
 from uiod.errors import ExitStatus, UiodError
 from uiod.events import Events, Pulse
 from uiod.guest import Guest
+from uiod.health import Health
 from uiod.link import LinkDown
 from uiod.notify import notify, watchdog_interval_s
 from uiod.paths import RuntimeDir
@@ -38,9 +39,6 @@ log = logging.getLogger("uiod")
 _SOCKETS_S = 15.0  # QEMU's, from its start until it listens
 _QUIT_S = 3.0
 _BOOT_S = 10.0
-_HEARTBEAT_S = 0.5
-_HUNG_S = 1.0
-_QEMU_LOG_BYTES = 256 * 1024
 _STEADY_S = 60.0  # who has run so long begins anew with the back-off
 _SERIAL_PIECE = 64 * 1024
 
@@ -84,14 +82,14 @@ class Supervisor:
         self._adopted = False
         self._warnings: list[str] = []
         self._confinement: dict[str, Any] = {"qemu_sandbox": qemu.sandbox(settings)}
-        self._hung = False
+        self.health = Health(self)
         self._resets = 0
         self._exit_status: int | None = None
         self._stopping = trio.Event()
         self._stop_timeout_s = settings.vm.stop_timeout_s
         self._handover = False
         self._shutdown_reason = ""
-        self._end_pulse = trio.Event()
+        self._oom_before = 0
         self._announced = False
 
     # What the API shows and does
@@ -140,8 +138,7 @@ class Supervisor:
         found = [*self._warnings, *self.guest.warnings]
         if self.group is not None:
             found += self.group.warnings
-        if self._hung:
-            found.append("QEMU's monitor does not answer: it hangs, or is stopped by a signal")
+        found += self.health.warnings()
         if self.guest.hello is not None and self.guest.images.kernel is not None:
             mismatch = self.guest.images.mismatch()
             found += [f"no overlays can be linked: {mismatch}"] if mismatch else []
@@ -162,12 +159,12 @@ class Supervisor:
     async def pause(self) -> None:
         """Stop the virtual CPUs. :raise UiodError: QEMU refuses or does not answer."""
         await self._monitor().execute("stop")
-        self._set(state="paused")
+        self.set_state(state="paused")
 
     async def resume(self) -> None:
         """Let them run. :raise UiodError: QEMU refuses or does not answer."""
         await self._monitor().execute("cont")
-        self._set(state="running")
+        self.set_state(state="running")
 
     async def reset(self) -> None:
         """Reset the machine, and see it boot. :raise UiodError: QEMU refuses or does not answer."""
@@ -193,7 +190,8 @@ class Supervisor:
         ):
             await self.changed.wait()
 
-    def _set(self, state: VmState, reason: str = "") -> None:
+    def set_state(self, state: VmState, reason: str = "") -> None:
+        """Another state, told to who waits for it."""
         if state != self.state:
             self.events.add(f"vm.{state}", **({"reason": reason} if reason else {}))
         self.state, self.reason = state, reason
@@ -215,6 +213,7 @@ class Supervisor:
         :raise UiodError: it could not be started. Nothing is left of it then.
         """
         placement.check_files(self.config)
+        placement.check_sockets(self.run_dir)
         self._owner.acquire()
         try:
             status = await self._owned(serve)
@@ -263,6 +262,8 @@ class Supervisor:
                 await nursery.start(serve, self)
                 nursery.start_soon(self._watchdog)
                 nursery.start_soon(self._announce)
+                if self.group is not None:
+                    nursery.start_soon(self.health.memory, self.group)
                 status = await self._lives(found)
             except UiodError as error:  # not from here as a group of one
                 failure = error
@@ -339,7 +340,7 @@ class Supervisor:
                     return ExitStatus.OK
                 raise UiodError(ending.reason, status=ending.status)
             tries += 1
-            self._set("crashed", f"{ending.reason}; the next try is in {delay:.0f} s")
+            self.set_state("crashed", f"{ending.reason}; the next try is in {delay:.0f} s")
             with trio.move_on_after(delay):
                 await self._stopping.wait()
                 self._end("stopped", "asked to stop")
@@ -349,14 +350,16 @@ class Supervisor:
             self.events.add("vm.restart", number=self.restarts, reason=ending.reason)
 
     def _end(self, state: VmState, reason: str) -> None:
-        self._set(state, reason)
+        self.set_state(state, reason)
         with contextlib.suppress(OSError):
             runtime.write_atomically(self.run_dir.last, msgspec.json.encode(self.info()))
 
     async def _life(self, found: tuple[qemu.Process, runtime.SavedState | None] | None) -> Ending:
         """QEMU from its start, or from now if it is there already, to its end."""
         self._shutdown_reason = ""
-        self._set("starting")
+        self._oom_before = self._oom_kills()
+        self.health.begin()
+        self.set_state("starting")
         if found is None:
             await self._spawn()
         else:
@@ -388,7 +391,7 @@ class Supervisor:
                     nursery.start_soon(self.guest.run)
                     await self._run_guest()
                     early = False
-                    nursery.start_soon(self._heartbeat, ended)
+                    nursery.start_soon(self.health.heartbeat, ended)
                     ending = await self._until_end(ended)
                     if self._handover:
                         nursery.cancel_scope.cancel()
@@ -432,13 +435,20 @@ class Supervisor:
                 "host-signal": "somebody sent QEMU a signal",
             }.get(self._shutdown_reason, f"the VM was shut down ({self._shutdown_reason})")
             return Ending(False, text, ExitStatus.CRASHED)
-        oom = self.group.oom_kills() if self.group is not None else 0
         text = f"QEMU {how}"
-        if oom and status == -signal.SIGKILL:
+        if self._oom_kills() > self._oom_before and status == -signal.SIGKILL:
             text = (
                 "QEMU was killed because the VM's cgroup ran out of memory; raise [limits] memory"
             )
         return Ending(False, text + (f": {said}" if said else ""), ExitStatus.CRASHED)
+
+    def _oom_kills(self) -> int:
+        from cgroup import CgroupError  # noqa: PLC0415 - without a group never needed
+
+        try:
+            return self.group.oom_kills() if self.group is not None else 0
+        except (CgroupError, OSError):
+            return 0
 
     async def _spawn(self) -> None:
         self._owner.clear_machine()
@@ -481,11 +491,6 @@ class Supervisor:
             self.process = None
         self._owner.clear_machine()
 
-    def _owner_clear_sockets(self) -> None:
-        for name in qemu.SOCKETS:
-            self.run_dir.port(name).unlink(missing_ok=True)
-        self.run_dir.state.unlink(missing_ok=True)
-
     async def _await_sockets(self, process: qemu.Process, ended: trio.Event) -> None:
         deadline = trio.current_time() + _SOCKETS_S
         while not all(self.run_dir.port(name).exists() for name in qemu.SOCKETS):
@@ -504,7 +509,7 @@ class Supervisor:
             await self._serial_connected.wait()
             await monitor.execute("cont")
             status = "running"
-        self._set("paused" if status == "paused" else "running")
+        self.set_state("paused" if status == "paused" else "running")
 
     async def _until_end(self, ended: trio.Event) -> Ending | None:
         """Until the VM is to end, and then end it. None: QEMU ended by itself."""
@@ -556,7 +561,7 @@ class Supervisor:
         """The guest first, then QEMU's monitor, then SIGKILL, each with its deadline."""
         assert self.process is not None
         paused = self.state == "paused"
-        self._set("stopping")
+        self.set_state("stopping")
         notify(STOPPING=1)
         if self._stop_timeout_s > 0 and not paused:
             with trio.move_on_after(self._stop_timeout_s):
@@ -624,29 +629,9 @@ class Supervisor:
             self.guest.guest_was_reset()
             self.changed.fire()
         elif event == "STOP" and self.state == "running":
-            self._set("paused", "paused through QEMU's monitor")
+            self.set_state("paused", "paused through QEMU's monitor")
         elif event == "RESUME" and self.state == "paused":
-            self._set("running")
-
-    async def _heartbeat(self, ended: trio.Event) -> None:
-        """Notice a QEMU that hangs or is stopped by a signal; keep its own log bounded."""
-        while not ended.is_set():
-            await trio.sleep(_HEARTBEAT_S)
-            monitor = self.monitor
-            if monitor is None:
-                return
-            answered = False
-            with trio.move_on_after(_HUNG_S), contextlib.suppress(qmp.MonitorError):
-                await monitor.status()
-                answered = True
-            if self.state not in ("running", "paused"):
-                continue  # a QEMU that is on its way out owes no answers
-            if answered == self._hung:
-                self._hung = not answered
-                self.events.add("qemu.answers" if answered else "qemu.hung")
-            with contextlib.suppress(OSError):
-                if self.run_dir.qemu_log.stat().st_size > _QEMU_LOG_BYTES:
-                    os.truncate(self.run_dir.qemu_log, 0)
+            self.set_state("running")
 
     async def _watchdog(self) -> None:
         interval = watchdog_interval_s()

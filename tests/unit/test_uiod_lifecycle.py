@@ -174,6 +174,18 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     assert not (tmp_path / "run" / "t").exists()
 
 
+@pytest.mark.parametrize("command", ["start", "check"])
+def test_a_runtime_directory_too_long_for_sockets_is_one_sentence(
+    tmp_path: Path, command: str
+) -> None:
+    root = tmp_path / ("x" * 120)
+    done = uiod(command, write_config(tmp_path), "--runtime-dir", root)
+    assert done.returncode == 9, done.stderr
+    assert "too long for a directory of unix sockets; choose a shorter --runtime-dir" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not root.exists()
+
+
 def test_every_mistake_is_named(tmp_path: Path) -> None:
     config = tmp_path / "t.cfg"
     config.write_text('[vm]\ncpus = "two"\n[limit]\n')

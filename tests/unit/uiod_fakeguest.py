@@ -63,6 +63,7 @@ class Guest:
         self.symbols: dict[int, tuple[frames.SymbolReply, ...]] = {}
         self.build_id = bytes.fromhex(words.get("build_id", "aa" * 20))
         self.booted = 0
+        self.machine: Any = None
         self.builtins = tuple(name[3:] for name in dir(self) if name.startswith("do_"))
 
     async def serve(self, stream: trio.SocketStream) -> None:
@@ -325,6 +326,12 @@ class Guest:
             await self.write(command, f"{reply.address:#x} {reply.size} {reply.type}\n".encode())
         return Exit(ExitKind.OK)
 
+    async def do_secretly(self, _command: Running, arguments: list[str]) -> Exit:
+        self.machine.paused = arguments == [
+            "stop"
+        ]  # as if somebody had it paused, and no event is sent
+        return Exit(ExitKind.OK)
+
     async def do_kill(self, _command: Running, _arguments: list[str]) -> Exit:
         await self.serial(b"got SIGTERM\n")
         if "stubborn" not in self.words:
@@ -349,6 +356,7 @@ class Machine:
         self.monitor: trio.SocketStream | None = None
         self.serial_stream: trio.SocketStream | None = None
         self.guest = Guest(self.words, self.serial, self.power_off)
+        self.guest.machine = self
         self.reason = ""
 
     async def run(self) -> int:
