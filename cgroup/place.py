@@ -65,6 +65,8 @@ def create(
 def open(path: str, *, layout: Layout | None = None) -> Group:
     """The existing group at `path` (what `Group.path` said), e.g. of a VM that another daemon started.
 
+    As with `create`, a process that is in the group's parent is moved into the group.
+
     :raise Unavailable: there is none
     """
     layout = layout or Layout.detect()
@@ -74,7 +76,7 @@ def open(path: str, *, layout: Layout | None = None) -> Group:
     if not nodes:
         raise Unavailable(f"there is no cgroup {path}")
     for node in nodes:
-        _drop_what_is_not_given(node)
+        _give(node)  # again: they may have been taken back for a new daemon to start beside it
     return Group(path, nodes)
 
 
@@ -93,7 +95,15 @@ def _make(node: GroupNode) -> bool:
         if node.hierarchy.controllers:
             raise
         return False  # an empty unified hierarchy is only a convenience
-    if node.hierarchy.version == 2 and node.hierarchy.controllers:
+    _give(node)
+    return True
+
+
+def _give(node: GroupNode) -> None:
+    """Have a v2 group given its controllers, and forget those that it did not get."""
+    if node.hierarchy.version != 2:
+        return
+    if node.hierarchy.controllers:
         if str(node.parent) == node.hierarchy.own != "/":
             _vacate(node)
         for ancestor in node.ancestors():
@@ -102,8 +112,7 @@ def _make(node: GroupNode) -> bool:
                 # Not delegated, or processes in that cgroup: `Group.set` says what it costs.
                 with contextlib.suppress(CgroupError):
                     core.enable(controller)
-        _drop_what_is_not_given(node)
-    return True
+    _drop_what_is_not_given(node)
 
 
 def _vacate(node: GroupNode) -> None:
