@@ -257,7 +257,7 @@ int uio_hostport_wait(enum uio_hostport port)
 	if (l == NULL)
 		return -ENOTCONN;
 	l->tx_wanted = true;
-	if (uio_lane_poll(l) || !uio_lane_await(l))
+	if (uio_lane_reclaim(l) || !uio_lane_await(l))
 		return 0;
 	struct waiter w = {.next = l->waiters};
 	uio_port_event_init(&w.event);

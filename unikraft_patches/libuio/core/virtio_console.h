@@ -28,7 +28,8 @@ struct lane {
 	struct tx *tx_oldest, **tx_end;
 	uint32_t tx_bytes;
 	unsigned int tx_messages;
-	bool tx_wanted; /* somebody found no room */
+	bool tx_wanted;   /* somebody found no room */
+	bool tx_returned; /* there is more since those who wait were woken */
 	struct waiter *waiters;
 };
 

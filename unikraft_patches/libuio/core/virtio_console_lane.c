@@ -229,7 +229,7 @@ bool uio_lane_reclaim(struct lane *l)
 			take_oldest(l);
 		}
 		take_oldest(l);
-		any = true;
+		l->tx_returned = any = true;
 	}
 	return any;
 }
@@ -288,14 +288,19 @@ int uio_lane_send(struct lane *l, const struct uio_sg *pieces, unsigned int n, b
 
 bool uio_lane_poll(struct lane *l)
 {
-	bool any = uio_lane_reclaim(l);
-
 	/* Interrupts come once: ask for the next while somebody needs it, and large buffers back.
 	 */
-	if (l->tx_messages != 0 && (l->tx_wanted || l->tx_bytes >= TX_QUIET) && !uio_lane_await(l))
-		any |= uio_lane_reclaim(l);
+	do
+		uio_lane_reclaim(l);
+	while (l->tx_messages != 0 &&
+	       (l->tx_wanted || l->waiters != NULL || l->tx_bytes >= TX_QUIET) &&
+	       !uio_lane_await(l));
+
 	/* Some room at a time: waking for each message costs more than the message. */
-	return any && l->tx_bytes <= TX_BYTES / 2 && l->tx_messages <= TX_MESSAGES / 2;
+	if (!l->tx_returned || l->tx_bytes > TX_BYTES / 2 || l->tx_messages > TX_MESSAGES / 2)
+		return false;
+	l->tx_returned = false;
+	return true;
 }
 
 void uio_lane_init(struct lane *l, struct uio_vq *rx, struct uio_vq *tx)
