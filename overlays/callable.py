@@ -16,9 +16,14 @@ R_64, R_PC32, R_GOTPCREL, R_32, R_32S, R_GOTPCRELX, R_REX_GOTPCRELX = 1, 2, 9, 1
 #: a function of the overlay: section index and offset in it
 Place = tuple[int, int]
 
-#: They touch nothing but what they are given, so that they may run in the overlay's own rights: then they are faster, and
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+#: They touch nothing but what they are given, so they may run in the overlay's own rights: then they are faster, and
 #: a wrong pointer or length harms only the overlay. setjmp and longjmp move on the overlay's own stack.
-PURE = frozenset(
+PURE = _names(
     """
     memcpy memmove memset memcmp memchr memrchr mempcpy memccpy memmem explicit_bzero bcmp bcopy bzero
     strlen strnlen strcmp strncmp strcasecmp strncasecmp strcpy strncpy stpcpy stpncpy strcat strncat strlcpy strlcat
@@ -26,14 +31,14 @@ PURE = frozenset(
     qsort qsort_r bsearch abs labs llabs div ldiv lldiv ffs ffsl ffsll
     isascii toascii setjmp _setjmp longjmp _longjmp
     __memcpy_chk __memmove_chk __memset_chk __strcpy_chk __strcat_chk __strncpy_chk
-    """.split()
+    """
 )
 #: These look at the C library's data too (the locale), which `app = "none"` forbids.
-PURE_READING = frozenset(
+PURE_READING = _names(
     """
     snprintf vsnprintf sprintf vsprintf sscanf vsscanf rand_r
     isalnum isalpha isblank iscntrl isdigit isgraph islower isprint ispunct isspace isupper isxdigit tolower toupper
-    """.split()
+    """
 )
 
 

@@ -91,6 +91,7 @@ class Uio(_Table):
     group: str | None = None  # members may use the API
     log_bytes: Size = 8 << 20  # of the serial log on disk, in all
     confine: Literal["auto", "require", "off"] = "auto"  # Landlock, seccomp, capabilities
+    domain: Literal["auto", "require"] = "auto"  # for overlays: protection keys in the guest
     readable: list[Path] = []  # more files that QEMU needs, such as those named in [vm] extra
     writable: list[Path] = []
     exec_timeout_s: Seconds = 0.0  # for commands that bring none; 0: none

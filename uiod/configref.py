@@ -72,6 +72,7 @@ TEXTS = {
     "uio.log_bytes": "How much of the serial console's output is kept on disk.",
     "uio.confine": "Landlock, seccomp, capabilities and resource limits on uiod and QEMU: as far as the kernel has "
     "them, all of them or no start, or none. `uioctl inspect` says what is in force.",
+    "uio.domain": "`require`: overlays run only if the guest keeps them apart with protection keys (HELLO's `pku`).",
     "uio.readable": "More files and directories that QEMU reads, such as those named in `vm.extra`.",
     "uio.writable": "More files and directories that QEMU writes.",
     "uio.exec_timeout_s": "A deadline for commands that bring none. 0: none. *Live.*",

@@ -124,7 +124,7 @@ class Guest:
     def __init__(self, config: Config, run: RuntimeDir, events: Events) -> None:
         self.config = config
         self.events = events
-        self.images = Images(None, None)
+        self.images = Images(None, None, require_domain=config.uio.domain == "require")
         self.link = Link(run.port("channel"), events.add, self._resolve)
         self.link.on_ready = self._on_ready
         self.link.on_lost = self._on_lost

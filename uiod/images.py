@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from console.frames import Hello, Resident, SymbolReply
+from console.frames import Feature, Hello, Resident, SymbolReply
 from overlays.callable import is_ungated
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class Images:
 
     kernel: Kernel | None
     store: Shelf | None
+    require_domain: bool = False
     resident: dict[bytes, Place] = field(default_factory=dict)  # by hash
     former: dict[bytes, Place] = field(
         default_factory=dict
@@ -98,6 +99,8 @@ class Images:
                 f"the guest runs a kernel with build-id {running.hex() or 'none'}, "
                 f"but {self.kernel.path} has {ours.hex() or 'none'}"
             )
+        if self.require_domain and not self._hello.features & Feature.PKU:
+            return "the configuration requires a protection domain, and this guest has no protection keys"
         return None
 
     async def image(self, overlay: Overlay) -> bytes:
