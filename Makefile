@@ -16,6 +16,8 @@ RUN_PACKAGES  := qemu-system-x86=qemu-system-x86_64 gcc=gcc libc6-dev=/usr/inclu
 TEST_PACKAGES := $(RUN_PACKAGES) diod=diod dbench=dbench fio=fio stress-ng=stress-ng \
                  clang-14=clang-14 libclang-rt-14-dev=/usr/lib/llvm-14/lib/clang/14.0.6/lib/linux/libclang_rt.fuzzer-x86_64.a \
                  g++=g++ openssl=openssl musl-tools=musl-gcc systemd=systemd-analyze python3=/usr/bin/python3
+BENCH_PACKAGES := $(TEST_PACKAGES) busybox-static=/bin/busybox dropbear-bin=dropbearkey openssh-client=ssh \
+                 qemu-guest-agent=/usr/sbin/qemu-ga e2fsprogs=/sbin/mkfs.ext4
 LINT_PACKAGES := clang-format-14=clang-format-14
 
 .DEFAULT_GOAL := help
@@ -24,6 +26,11 @@ LINT_PACKAGES := clang-format-14=clang-format-14
 .PHONY: demo
 demo: guest overlays ## boot the reference guest and run commands and overlays in it
 	@PATH="$(abspath $(BIN)):$$PATH" $(SHELL) examples/demo.sh
+
+.PHONY: tour
+tour: guest overlays ## what it is good for: debugging, reconfiguration, SQLite backup, counters, eBPF (TOUR_PAUSE=2: slower)
+	@$(MAKE) guest APP=sqlite
+	@PATH="$(abspath $(BIN)):$$PATH" $(SHELL) examples/tour.sh
 
 .PHONY: guest-shell
 guest-shell: guest overlays ## boot the reference guest and attach to its console (Ctrl-] leaves and stops it)
@@ -115,10 +122,8 @@ format: venv-dev ## rewrite sources in the project's format
 	@git ls-files '*.c' '*.h' | xargs -r clang-format-14 -i
 
 .PHONY: bench bench-check
-bench: deps-test venv-dev guest overlays ## measure (QUICK=1 for a short run); results in build/bench/
-	@$(MAKE) -C refguest APP=$(APP) LIBUIO=no O=$(abspath $(BUILD))/refguest
-	@$(BIN)/python -m bench $(if $(QUICK),--quick) --out $(BUILD)/bench
-	@$(BIN)/python -m bench.ninep $(if $(QUICK),--quick) --out $(BUILD)/bench
+bench: deps-bench venv-dev guest overlays ## measure (QUICK=1 for a short run, SUITES="console …" for some); results in build/bench/
+	@$(BIN)/python -m bench $(if $(QUICK),--quick) --out $(BUILD)/bench $(SUITES)
 
 bench-check: venv-dev ## what moved between two result directories: OLD=… NEW=…
 	@$(BIN)/python -m bench.report $(OLD) $(NEW)
@@ -154,11 +159,13 @@ endef
 $(BUILD):
 	@mkdir -p $(BUILD)
 
-.PHONY: deps-run deps-test deps-lint
+.PHONY: deps-run deps-test deps-bench deps-lint
 deps-run: | $(BUILD)
 	$(call need,$(RUN_PACKAGES))
 deps-test: | $(BUILD)
 	$(call need,$(TEST_PACKAGES))
+deps-bench: | $(BUILD)
+	$(call need,$(BENCH_PACKAGES))
 deps-lint: | $(BUILD)
 	$(call need,$(LINT_PACKAGES))
 

@@ -92,7 +92,10 @@ def verdict(row: Row, rows: Mapping[str, Row]) -> str:
         return ""
     value = row.median
     if row.against is not None:
-        value /= rows[row.against].median
+        base = rows.get(row.against)
+        if base is None or not base.values:
+            return ""
+        value /= base.median
     elif row.reference is not None:
         value /= row.reference
     good = value <= row.goal if row.better == "lower" else value >= row.goal

@@ -9,9 +9,9 @@ import platform
 import subprocess
 import sys
 import time
-from itertools import groupby
 from pathlib import Path
 
+from bench import plots
 from bench.guest import accelerator, kernel_paths
 from bench.measure import Row, load, ratio, verdict
 
@@ -55,80 +55,145 @@ def note_conditions(directory: Path) -> None:
     (directory / "conditions.json").write_text(json.dumps(conditions(), indent=1) + "\n")
 
 
+# The design's table of figures, and the suite that has each: a row's `figure` begins like one of these.
+FIGURES = {
+    "console echo `\\n` → prompt": "console",
+    "command, overlay cached, `hello`": "commands",
+    "command, overlay cold (load, link, run)": "commands",
+    "console output": "transfer",
+    "`cat` of an 86 KB file": "transfer",
+    "file read from uIO-fs, 64 KiB chunks": "files",
+    "the same in one Linux guest": "files",
+    "9P server alone, against Debian's diod": "ninep",
+    "loads before failure": "commands",
+    "idle cost to the application": "overhead",
+    "function traced with a counter": "overhead",
+    "guest memory of uIO, idle": "memory",
+    "boot to first prompt": "boot",
+    "daemon's own memory": "memory",
+    "`uioctl exec` wall time, whole process": "console",
+}
+
+
 def write(directory: Path) -> None:
-    """RESULTS.md and one plot a suite."""
+    """RESULTS.md and the plots."""
     rows = load(directory / "raw.jsonl")
     known = json.loads((directory / "conditions.json").read_text())
-    text = ["# Results\n", "Made by `make bench`; raw values in `raw.jsonl`.\n"]
-    text += ["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in known.items()), ""]
-    goals = [row for row in rows if row.figure]
-    if goals:
-        text += [
-            "## Goals\n",
-            "| figure | median | compared with | ratio | goal | |",
-            "|---|---|---|---|---|---|",
-        ]
-        text += [_goal(row, rows) for row in goals]
-        text.append("")
-    for suite, group in groupby(rows, lambda row: row.suite):
-        members = list(group)
+    text = [
+        "# Results\n",
+        "Made by `make bench`; every value is in `raw.jsonl`. A ratio is that of the medians, with its 95 % confidence",
+        "interval (bootstrap); what is compared was taken in turns. p95: 19 of 20 values are better.\n",
+        "| | |",
+        "|---|---|",
+        *(f"| {k} | {v} |" for k, v in known.items()),
+        "",
+        "## Goals\n",
+        "| figure | median | compared with | ratio | goal | |",
+        "|---|---|---|---|---|---|",
+        *goals(rows),
+        "",
+    ]
+    reached = [(row.figure, factor) for row in rows if (factor := reach(row, rows)) is not None]
+    if reached:
+        plots.goals(reached, directory / "goals")
+        text += ["![goals](goals.svg)\n"]
+    for suite in dict.fromkeys(row.suite for row in rows):
+        members = [row for row in rows if row.suite == suite]
         text += [
             f"## {suite}\n",
-            "| case | median | p95 | unit | samples |",
-            "|---|---|---|---|---|",
+            "| case | median | p95 | unit | samples | ratio | to |",
+            "|---|---|---|---|---|---|---|",
+            *(_case(row, members) for row in members),
         ]
-        text += [
-            f"| {r.case} | {r.median:.1f} | {r.p95:.1f} | {r.unit} | {len(r.values)} |"
-            if r.values
-            else f"| {r.case} | not measured: {r.missing} | | | |"
-            for r in members
-        ]
-        if _plot(members, directory / suite):
+        if plots.suite(members, directory / suite):
             text += ["", f"![{suite}]({suite}.svg)"]
         text.append("")
     (directory / "RESULTS.md").write_text("\n".join(text))
 
 
+def _number(value: float) -> str:
+    return (
+        f"{value:.0f}"
+        if abs(value) >= 1000
+        else f"{value:.1f}"
+        if abs(value) >= 10
+        else f"{value:.2f}"
+    )
+
+
+def _case(row: Row, members: list[Row]) -> str:
+    if not row.values:
+        return f"| {row.case} | not measured: {_cell(row.missing)} | | | | | |"
+    # The 5th percentile where more is better: the bad end.
+    bad = row.p95 if row.better == "lower" else sorted(row.values)[int(len(row.values) * 0.05)]
+    shown, to = "", _base(row, members)
+    if to is not None and to.median:
+        middle, low, high = ratio(row.values, to.values)
+        shown = f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+    cells = [row.case, _number(row.median), _number(bad), row.unit, str(len(row.values)), shown]
+    return f"| {' | '.join(cells)} | {to.case if to else ''} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _base(row: Row, rows: list[Row]) -> Row | None:
+    """What it is compared with, if that was measured."""
+    for other in rows:
+        if other.suite == row.suite and other.case == row.against and other.values:
+            return other
+    return None
+
+
+def reach(row: Row, rows: list[Row]) -> float | None:
+    """How many times better than its goal a figure is; None: no goal, or no such factor."""
+    if not row.goal or not row.values or not row.figure:
+        return None
+    value = row.median
+    if row.against is not None:
+        base = _base(row, rows)
+        if base is None:
+            return None
+        value /= base.median
+    elif row.reference is not None:
+        value /= row.reference
+    if not value:
+        return None
+    return row.goal / value if row.better == "lower" else value / row.goal
+
+
+def goals(rows: list[Row]) -> list[str]:
+    """A line for each of the design's figures, measured or not."""
+    lines = []
+    for figure, suite in FIGURES.items():
+        members = [row for row in rows if row.figure.startswith(figure)]
+        failed = [r.missing for r in rows if r.suite == suite and r.case == "the suite"]
+        why = failed[0] if failed else f"the suite `{suite}` was not run to its end"
+        lines += [_goal(row, rows) for row in members] or [
+            f"| {figure} | not measured: {_cell(why)} | | | | |"
+        ]
+    return lines
+
+
 def _goal(row: Row, rows: list[Row]) -> str:
     if not row.values:
-        return f"| {row.figure} | not measured: {row.missing} | | | | |"
-    by_case = {r.case: r for r in rows if r.suite == row.suite}
+        return f"| {row.figure} | not measured: {_cell(row.missing)} | | | | |"
     sign = "≤" if row.better == "lower" else "≥"
-    shown, compared = f"{row.median:.1f} {row.unit}", ""
-    if row.against is not None:
-        middle, low, high = ratio(row.values, by_case[row.against].values)
-        compared, found = row.against, f"{middle:.2f} [{low:.2f}, {high:.2f}]"
-    elif row.reference is not None:
-        compared, found = (
-            f"{row.reference:g} {row.unit} (paper's code)",
-            f"{row.median / row.reference:.2f}",
-        )
-    else:
-        found = ""
-    return f"| {row.figure} | {shown} | {compared} | {found} | {sign} {row.goal:g} | {verdict(row, by_case)} |"
-
-
-def _plot(rows: list[Row], path: Path) -> bool:
-    """Every value as a dot, the median as a bar. Rows of one unit; False if there is nothing to draw."""
-    units = {row.unit for row in rows if row.values}
-    if not units:
-        return False
-    from matplotlib.figure import Figure  # noqa: PLC0415  # half a second, for the last step only
-
-    figure = Figure(figsize=(8, 1 + 0.32 * len(rows) + 0.7 * len(units)), layout="constrained")
-    grids = figure.subplots(len(units), 1, squeeze=False)[:, 0]
-    for axes, unit in zip(grids, sorted(units), strict=True):
-        shown = [row for row in rows if row.unit == unit and row.values][::-1]
-        for at, row in enumerate(shown):
-            spread = [at + ((i * 7) % 11 - 5) / 25 for i in range(len(row.values))]
-            axes.scatter(row.values, spread, s=3, alpha=0.35, color="#4878a8")
-            axes.plot([row.median] * 2, [at - 0.35, at + 0.35], color="black", linewidth=1.5)
-        axes.set_yticks(range(len(shown)), [row.case for row in shown], fontsize=7)
-        axes.set_xlabel(unit)
-        axes.set_xlim(left=0)
-    figure.savefig(path.with_suffix(".svg"))
-    figure.savefig(path.with_suffix(".png"), dpi=110)
-    return True
+    compared = found = ""
+    base = _base(row, rows)
+    if base is not None:
+        middle, low, high = ratio(row.values, base.values)
+        compared, found = base.case, f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+    elif row.against is None and row.reference is not None:
+        compared = f"{row.reference:g} {row.unit} (goal's reference)"
+        found = f"{row.median / row.reference:.2f}"
+    goal, said = (
+        (f"{sign} {row.goal:.3g}", verdict(row, {r.case: r for r in rows if r.suite == row.suite}))
+        if row.goal is not None
+        else ("", _cell(row.missing))
+    )
+    return f"| {row.figure} | {_number(row.median)} {row.unit} | {compared} | {found} | {goal} | {said} |"
 
 
 def compare(old: Path, new: Path) -> int:
@@ -150,11 +215,14 @@ def compare(old: Path, new: Path) -> int:
 
 
 def main() -> int:
-    """`python -m bench.report OLD NEW`."""
+    """`python -m bench.report OLD NEW`; with one directory, its report is written anew."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=compare.__doc__)
     parser.add_argument("old", type=Path)
-    parser.add_argument("new", type=Path)
+    parser.add_argument("new", type=Path, nargs="?")
     options = parser.parse_args()
+    if options.new is None:
+        write(options.old)
+        return 0
     return compare(options.old, options.new)
 
 
