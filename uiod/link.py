@@ -295,7 +295,7 @@ class Link:
 
     async def _keep_time(self) -> None:
         self._heard = trio.current_time()
-        asked = False
+        asked: float | None = None
         while True:
             if self.channel.state is ch.State.SYNCHRONISING:
                 await trio.sleep(_RESYNC_S)
@@ -305,11 +305,12 @@ class Link:
             with trio.move_on_after(_PING_S):
                 await self.changed.wait()
                 continue
-            silent = trio.current_time() - self._heard
+            now = trio.current_time()
+            silent = now - self._heard
             if self.paused or silent < _PING_S:
-                asked = False
-            elif not asked:
-                asked = True
+                asked = None
+            elif asked is None or self._heard >= asked:  # an answer came, and then nothing again
+                asked = now
                 with contextlib.suppress(ProtocolError):
                     self.channel.ping()
             elif silent > _SILENT_S:
