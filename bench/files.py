@@ -25,7 +25,7 @@ from overlays.kernel import Kernel
 
 MIB = 64
 NAMES = 1000
-STATS = 100
+STATS = 50
 UIO = "uIO-fs, reference guest"
 OURS = "our server, Linux guest, msize 512 KiB"
 OURS_64 = "our server, Linux guest, msize 64 KiB"
@@ -69,7 +69,7 @@ def _works(mib: int, count: int) -> list[Work]:
 
 def measure(quick: bool) -> Iterator[Row]:
     """All ways; uIO's own alone if there is no Linux."""
-    rounds, works = 3 if quick else 30, _works(8, 256)
+    rounds, works = 3 if quick else 30, _works(4, 128)
     with tempfile.TemporaryDirectory(prefix="uio-bench-") as name, ExitStack() as stack:
         home = Path(name)
         export = home / "export"

@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.guest import ROOT, Channel, guest, kernel_paths
 from bench.host import make_store
 from bench.measure import Row, in_turns
-from console.frames import Feature
+from console.frames import ExitKind, Feature
 from overlays.kernel import Kernel
 
 CALLS = 20_000
@@ -38,6 +38,9 @@ def measure(quick: bool) -> Iterator[Row]:
         if not channels["domain on"].hello.features & Feature.PKU:
             yield Row("isolation", "domain", "", missing="the guest says it has no PKU domain")
             del channels["domain on"]
+        for channel in channels.values():
+            faulted = channel.run("gates", "fault", digest=store.get("gates").hash).exit
+            assert faulted.kind is ExitKind.FAULT, faulted
         yield from _calls(channels, store.get("gates").hash, samples)
         runs: dict[str, Callable[[], object]] = {}
         for case, channel in channels.items():

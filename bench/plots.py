@@ -111,6 +111,8 @@ def _curves(rows: Sequence[Row], path: Path) -> None:
         axes.set_title(f"{name} [{points[0][1].unit}]", fontsize=9)
         axes.set_xlabel("VMs", fontsize=8)
         axes.tick_params(labelsize=8)
+        axes.set_xticks([n for n, _ in points])
+        axes.ticklabel_format(axis="y", style="plain")
         # Single values far out are drawn, but do not set the scale of what is to be read.
         axes.set_ylim(0, 1.15 * max(r.p95 for _, r in points))
         axes.grid(alpha=0.3)
@@ -129,6 +131,8 @@ def goals(reached: Sequence[tuple[str, float]], path: Path) -> None:
             va="center",
         )  # fmt: skip
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.tick_params(axis="x", labelsize=8)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_yticks(range(len(shown)), [name for name, _ in shown], fontsize=8)
     axes.set_xlabel("times better than its goal: right of the line is met", fontsize=8)

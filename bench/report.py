@@ -93,7 +93,12 @@ def write(directory: Path) -> None:
         *goals(rows),
         "",
     ]
-    reached = [(row.figure, factor) for row in rows if (factor := reach(row, rows)) is not None]
+    reached = [
+        (row.figure, factor)
+        for figure in FIGURES
+        for row in rows
+        if row.figure.startswith(figure) and (factor := reach(row, rows)) is not None
+    ]
     if reached:
         plots.goals(reached, directory / "goals")
         text += ["![goals](goals.svg)\n"]

@@ -97,8 +97,7 @@ def measure(count: int) -> list[dict[str, object]]:
                 ns, per_s = samples.take(count)
             else:
                 with Stream(vm.api, obj) as stream:
-                    for place in vm.places(obj):
-                        stream.attach(*place)
+                    stream.attach(vm.places(obj))
                     ns, per_s = samples.take(count)
             if name == "untraced":
                 call, speed = ns, per_s

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Bytes: output of commands on both ports, files over uIO-fs."""
+"""Bytes: output of commands on both ports, a file over uIO-fs to the channel (`files` has more about files)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from overlays.kernel import Kernel
 
 HOSE_KIB = 32 * 1024
 SMALL = 86 * 1024  # the file of the paper's measurement
-LARGE_MIB = 64
 
 
 def measure(quick: bool) -> Iterator[Row]:
@@ -25,9 +24,8 @@ def measure(quick: bool) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(prefix="uio-bench-") as name, guest() as vm:
         home = Path(name)
         overlays = Path(__file__).parent / "overlays"
-        store = make_store(home, [overlays / "hose.c", overlays / "reader.c"])
+        store = make_store(home, [overlays / "hose.c"])
         (home / "small").write_bytes(os.urandom(SMALL))
-        (home / "large").write_bytes(os.urandom(LARGE_MIB << 20))
         with served(vm, store, home):
             yield from _output(vm, samples)
             yield from _files(vm, samples)
@@ -75,16 +73,4 @@ def _files(vm: Guest, samples: int) -> Iterator[Row]:
         "transfer", "`cat` of a file of 86 KB", "ms", values,
         goal=20 / 4200, reference=4200.0, figure="`cat` of an 86 KB file (20 ms)",
     )  # fmt: skip
-    for kib in (4, 64, 512):
-        values = []
-        for _ in range(samples):
-            done = channel.run("reader", "/host/large", str(kib << 10))
-            values.append((LARGE_MIB << 20) / (int(done.output) / 1e9) / (1 << 20))
-        yield Row(
-            "transfer",
-            f"read of a file, chunks of {kib} KiB, one outstanding",
-            "MiB/s",
-            values,
-            "higher",
-        )
     channel.close()
