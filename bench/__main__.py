@@ -19,6 +19,7 @@ SUITES = {
     "console": "echo and whole commands, beside ssh, the guest agent, a local shell",
     "commands": "overlays cold and cached, pushed and pulled, by size and imports",
     "breakdown": "where the time of a command goes; a hundred overlays in a row",
+    "breakdown": "where the time of a command goes; a hundred overlays in a row",
     "transfer": "console output, files over uIO-fs",
     "files": "uIO-fs, beside QEMU's virtio-9p and ext4 in a Linux guest",
     "boot": "to the application, to the prompt, to the first command",
