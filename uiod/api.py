@@ -164,10 +164,10 @@ class Api:
                     await ring.changed.wait()
 
     async def stats(self, connection: Connection, _request: Request) -> None:
-        await connection.answer_json(metrics.collect(self.vm))
+        await connection.answer_json(metrics.collect(self.vm, await self.vm.guest_memory.read()))
 
     async def metrics(self, connection: Connection, _request: Request) -> None:
-        text = metrics.prometheus(self.vm)
+        text = metrics.prometheus(self.vm, await self.vm.guest_memory.read())
         await connection.answer(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
 
     # Overlays and symbols

@@ -16,6 +16,7 @@ from uiod.health import uptime_s
 
 if TYPE_CHECKING:
     import cgroup
+    from uiod.guestmem import Memory
     from uiod.supervisor import Supervisor
 
 _PSS = re.compile(rb"^Pss:\s+(\d+) kB", re.MULTILINE)
@@ -65,7 +66,7 @@ def _usage(vm: Supervisor) -> cgroup.Usage | None:
         raise
 
 
-def collect(vm: Supervisor) -> Stats:
+def collect(vm: Supervisor, guest_memory: Memory = (None, None)) -> Stats:
     """GET /v1/stats."""
     usage = _usage(vm)
     qemu_pid = vm.process.pid if vm.process else None
@@ -84,8 +85,8 @@ def collect(vm: Supervisor) -> Stats:
         pids=usage.pids if usage else None,
         uiod_pss_bytes=pss_bytes(),
         qemu_rss_bytes=rss_bytes(qemu_pid) if qemu_pid is not None else None,
-        guest_mem_total=None,
-        guest_mem_free=None,
+        guest_mem_total=guest_memory[0],
+        guest_mem_free=guest_memory[1],
         ninep_ops=sum(ninep.ops.values()),
         ninep_read_bytes=ninep.read_bytes,
         ninep_write_bytes=ninep.write_bytes,
@@ -98,9 +99,9 @@ def collect(vm: Supervisor) -> Stats:
 Sample = tuple[dict[str, str], float | None]
 
 
-def _rows(vm: Supervisor) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
+def _rows(vm: Supervisor, guest_memory: Memory) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
     """(name, type, help, samples). A sample of None is left out."""
-    stats = collect(vm)
+    stats = collect(vm, guest_memory)
     channel, ninep, results = vm.guest.link.channel, vm.guest.ninep, vm.guest.results
 
     yield (
@@ -128,6 +129,12 @@ def _rows(vm: Supervisor) -> Iterator[tuple[str, str, str, Iterable[Sample]]]:
     yield "uio_pids", "gauge", "Processes and threads in the VM's cgroup.", [({}, stats.pids)]
     yield "uio_daemon_pss_bytes", "gauge", "Memory of uiod itself.", [({}, stats.uiod_pss_bytes)]
     yield "uio_qemu_rss_bytes", "gauge", "Memory of QEMU.", [({}, stats.qemu_rss_bytes)]
+    yield (
+        "uio_guest_memory_bytes",
+        "gauge",
+        "Of the guest's own heap.",
+        [({"kind": "total"}, stats.guest_mem_total), ({"kind": "free"}, stats.guest_mem_free)],
+    )
     yield (
         "uio_exec_total",
         "counter",
@@ -189,11 +196,11 @@ def _histograms(vm: Supervisor, name: str, common: dict[str, str]) -> Iterator[s
         yield _line(f"{name}_count", labels, operation.count)
 
 
-def prometheus(vm: Supervisor) -> str:
+def prometheus(vm: Supervisor, guest_memory: Memory = (None, None)) -> str:
     """GET /metrics."""
     common = {"vm": vm.config.name}
     lines: list[str] = []
-    for name, kind, text, samples in _rows(vm):
+    for name, kind, text, samples in _rows(vm, guest_memory):
         lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
         lines += [
             _line(name, {**common, **labels}, value)

@@ -26,6 +26,7 @@ from uiod.apitypes import ExecRequest, HelloInfo, VmInfo, VmState
 from uiod.errors import ExitStatus, UiodError
 from uiod.events import Events, Pulse
 from uiod.guest import Guest
+from uiod.guestmem import GuestMemory
 from uiod.health import Health
 from uiod.link import LinkDown
 from uiod.notify import notify, watchdog_interval_s
@@ -83,6 +84,7 @@ class Supervisor:
         self._warnings: list[str] = []
         self._confinement: dict[str, Any] = {"qemu_sandbox": qemu.sandbox(settings)}
         self.health = Health(self)
+        self.guest_memory = GuestMemory(self.guest)
         self._resets = 0
         self._exit_status: int | None = None
         self._stopping = trio.Event()

@@ -63,6 +63,8 @@ def test_start_exec_logs_stop(config: Path, root: Path) -> None:
         assert info["hello"]["build_id"]
         assert vm.api.exec("echo", "hi")[0] == b"hi\n"
         assert vm.api.exec("hello", "there")[2]["code"] == 0
+        stats = vm.api.get("/v1/stats")
+        assert 0 < stats["guest_mem_free"] < stats["guest_mem_total"] <= info["memory_bytes"]
         until(lambda: counts(vm.api.get("/v1/logs")), "no heartbeat in the log")
         vm.process.terminate()
         assert vm.wait() == 0

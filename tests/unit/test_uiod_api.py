@@ -203,6 +203,23 @@ def test_metrics_are_prometheus_text(vm: Daemon) -> None:
     assert types["uio_9p_request_seconds"] == "histogram"
 
 
+def test_stats_tell_of_the_guests_memory_and_count_no_command_for_it(vm: Daemon) -> None:
+    before = vm.api.get("/v1/stats")
+    assert (before["guest_mem_total"], before["guest_mem_free"]) == (64384 << 10, 62440 << 10)
+    text = vm.api.get("/metrics").decode()
+    assert f'uio_guest_memory_bytes{{vm="t",kind="free"}} {62440 << 10}' in text
+    assert vm.api.get("/v1/stats")["execs"] == before["execs"]
+
+
+def test_a_guest_that_does_not_tell_of_its_memory_holds_nobody_up(tmp_path: Path) -> None:
+    with daemon(write_config(tmp_path, "amnesia"), tmp_path / "run") as vm:
+        vm.until_ready()
+        for _ in range(3):
+            stats = vm.api.get("/v1/stats")
+            assert (stats["guest_mem_total"], stats["guest_mem_free"]) == (None, None)
+        assert vm.api.exec("echo", "hi")[0] == b"hi\n"
+
+
 def test_waiting_has_an_end(vm: Daemon) -> None:
     status, body = vm.api.request("GET", "/v1/wait?for=stopped&timeout_s=0.05")
     assert status == 408

@@ -326,6 +326,14 @@ class Guest:
             await self.write(command, f"{reply.address:#x} {reply.size} {reply.type}\n".encode())
         return Exit(ExitKind.OK)
 
+    async def do_mem(self, command: Running, _arguments: list[str]) -> Exit:
+        if "amnesia" in self.words:
+            while True:
+                await self.wait(command)
+        text = b"heap          64384 KiB, 1990656 bytes used, 62440 KiB free\nimage  4 KiB\n"
+        await self.write(command, text)
+        return Exit(ExitKind.OK)
+
     async def do_secretly(self, _command: Running, arguments: list[str]) -> Exit:
         self.machine.paused = arguments == [
             "stop"

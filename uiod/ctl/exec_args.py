@@ -21,7 +21,6 @@ class ExecArgs:
         self.pull = False
         self.json = False
         self.env: list[str] = []
-        self.workdir = ""
         self.timeout = ""
 
     def __eq__(self, other: object) -> bool:
@@ -47,8 +46,6 @@ FLAGS: dict[str, tuple[str, bool]] = {
 VALUES: dict[str, str] = {
     "-e": "env",
     "--env": "env",
-    "-w": "workdir",
-    "--workdir": "workdir",
     "--timeout": "timeout",
 }
 

@@ -44,9 +44,6 @@ def exec_(
             "-e", "--env", metavar="NAME[=VALUE]", help="A variable; without a value: ours."
         ),
     ] = None,
-    workdir: Annotated[
-        str, typer.Option("-w", "--workdir", metavar="DIR", help="The command's $PWD.")
-    ] = "",
     timeout: Annotated[
         str, typer.Option(metavar="TIME", help="End the command after 30, 1.5s, 2m, 500ms.")
     ] = "",
@@ -75,6 +72,6 @@ def exec_(
 
     args = ExecArgs(vm, argv[1:] if argv[:1] == ["--"] and len(argv) > 1 else argv)
     args.interactive, args.tty, args.raw, args.pull = interactive, tty, raw, pull
-    args.env, args.workdir, args.timeout = env or [], workdir, timeout
+    args.env, args.timeout = env or [], timeout
     args.json = json or settings.json
     return exec_session.run(args)

@@ -63,8 +63,6 @@ def request_body(args: ExecArgs, tty: bool) -> dict[str, Any]:
             env[name] = value
         elif name in os.environ:  # as docker does: our own value
             env[name] = os.environ[name]
-    if args.workdir:
-        env["PWD"] = args.workdir
     body: dict[str, Any] = {"argv": args.argv, "stdin": args.interactive or tty}
     if env:
         body["env"] = env

@@ -29,8 +29,8 @@ _KEYS = "↑↓ choose   a attach   l logs   p pause/resume   s sort   q quit"
 _STYLES = {"running": "green", "paused": "yellow", "starting": "cyan", "stopping": "cyan"}
 _COLUMNS = (
     ("NAME", "left"), ("STATE", "left"), ("CPU %", "right"), ("CPU TIME", "right"), ("MEMORY", "right"),
-    ("LIMIT", "right"), ("9P OPS", "right"), ("9P/s", "right"), ("OVERLAYS", "right"), ("EXECS", "right"),
-    ("FAULTS", "right"), ("UP", "right"),
+    ("LIMIT", "right"), ("GUEST FREE", "right"), ("9P OPS", "right"), ("9P/s", "right"), ("OVERLAYS", "right"),
+    ("EXECS", "right"), ("FAULTS", "right"), ("UP", "right"),
 )  # fmt: skip
 _SORTS = ("name", "cpu", "memory")
 
@@ -233,6 +233,7 @@ def cells_of(entry: dict[str, Any]) -> list[str]:
         "-" if used is None else f"{used / 1e6:.1f}s" if used < 60_000_000 else span(used / 1e6),
         size(entry.get("memory_bytes")) if "cpu_usec" in entry else "-",
         size(entry.get("memory_limit")),
+        size(entry.get("guest_mem_free")),
         number("ninep_ops"),
         number("ops_per_s", "{:.0f}"),
         number("overlays_loaded"),
