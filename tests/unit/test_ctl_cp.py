@@ -26,7 +26,9 @@ class GuestFiles:
     def __init__(self, top: Path, api: FakeApi) -> None:
         self.top = top
         self.corrupt = False
-        api.commands |= {"ls": self.ls, "cat": self.cat, "cp": self.cp, "mkdir": self.mkdir}
+        api.commands |= {
+            name: getattr(self, name) for name in ("ls", "cat", "cp", "mkdir", "sha256sum")
+        }
 
     def path(self, name: str) -> Path:
         assert name.startswith("guest:/")
@@ -59,6 +61,15 @@ class GuestFiles:
         except OSError as error:
             self.fail(x, argv, error)
             return
+        x.exit()
+
+    def sha256sum(self, _: FakeApi, x: Exec, argv: list[str]) -> None:
+        try:
+            digest = hashlib.sha256(self.path(argv[1]).read_bytes()).hexdigest()
+        except OSError as error:
+            self.fail(x, argv, error)
+            return
+        x.out(f"{digest}  {argv[1]}\n".encode())
         x.exit()
 
     def cp(self, _: FakeApi, x: Exec, argv: list[str]) -> None:
@@ -233,6 +244,15 @@ def test_what_arrives_changed_is_noticed(guest: GuestFiles, site: Path) -> None:
     assert done.returncode == 1
     assert "count:/x is not what was sent" in done.stderr
     assert run("--no-verify", "site/index.html", "count:/x").returncode == 0
+
+
+def test_a_guest_that_cannot_tell_digests_is_read_back(
+    guest: GuestFiles, api: FakeApi, site: Path
+) -> None:
+    del api.commands["sha256sum"]
+    assert run("site/index.html", "count:/x").returncode == 0
+    guest.corrupt = True
+    assert "count:/x is not what was sent" in run("site/index.html", "count:/x").stderr
 
 
 def test_a_truncated_file_does_not_replace_the_old_one(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -331,3 +332,16 @@ def test_names_that_are_no_overlay(guest: Guest, host: Path) -> None:
         result = guest.run(*argv)
         assert result.kind == NOT_FOUND
         assert "nosuch" in result.message
+
+
+def test_digests_of_files_and_of_input(guest: Guest) -> None:
+    for size in (0, 1, 55, 56, 63, 64, 65, 119, 120, 128, 60_000):
+        data = os.urandom(size)
+        (guest.root / "f").write_bytes(data)
+        digest = hashlib.sha256(data).hexdigest()
+        assert guest.run("sha256sum", "guest:/f").stdout.decode() == f"{digest}  guest:/f\n"
+        assert guest.run("sha256sum", stdin=data).stdout.decode() == f"{digest}  -\n"
+    result = guest.run("sha256sum", "guest:/none", "guest:/f")
+    assert result.status == 1
+    assert result.stdout.decode() == f"{digest}  guest:/f\n"
+    assert b"guest:/none: no such file" in result.stderr

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`uioctl cp`: files and trees into and out of a guest, through the guest's own `cat`, `cp`, `ls` and `mkdir`.
+"""`uioctl cp`: files and trees into and out of a guest, through the guest's `cat`, `cp`, `ls`, `mkdir`, `sha256sum`.
 
 A guest is hostile: names it lists must not lead out of the destination, and what it sends is written beside its
-destination first. What was sent is read back and compared.
+destination first. What was sent is compared by its digest there.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from uiod.ctl.transfer import Runner, Sink, runner
 _PIECE = 64 << 10
 _LISTING_MAX = 32 << 20
 _DEPTH_MAX = 64
+_LINE_MAX = 8192
+_NO_COMMAND = 127
 _ENTRY = re.compile(r"([-dl?])((?:[-r][-w][-x]){3}) +\d+ +(\d+) \d+-\d\d-\d\d \d\d:\d\d (.*)")
 _REMOTE = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*):(.*)", re.DOTALL)
 
@@ -77,14 +79,14 @@ def cp(
         ),
     ],
     no_verify: Annotated[
-        bool, typer.Option("--no-verify", help="Do not read back what was sent.")
+        bool, typer.Option("--no-verify", help="Do not check what was sent.")
     ] = False,
     json: Json = False,
 ) -> None:
     """Copy files and whole directories into or out of a guest.
 
-    If TO is a directory, or ends in a slash, the copy is made inside it. What goes into a guest is read back and
-    compared; what comes out replaces its destination only when it is complete.
+    If TO is a directory, or ends in a slash, the copy is made inside it. What goes into a guest is compared
+    there; what comes out replaces its destination only when it is complete.
 
     \b
     Examples:
@@ -151,6 +153,21 @@ class Guest:
     def read(self, path: str, sink: Sink) -> None:
         """The content of a file, piece by piece."""
         self._run(["cat", f"guest:{path}"], None, sink)
+
+    def digest(self, path: str) -> str | None:
+        """SHA-256 of a file; None if the guest has no command for it."""
+        said = bytearray()
+
+        def keep(piece: bytes) -> None:
+            said.extend(piece[: _LINE_MAX - len(said)])
+
+        status, errors = self.runner.run(["sha256sum", f"guest:{path}"], None, keep)
+        if status == _NO_COMMAND:
+            return None
+        if status:
+            text = errors.strip().splitlines()
+            raise CtlError(f"{self.vm}: {text[0] if text else f'sha256sum failed with {status}'}")
+        return said[:64].decode(errors="replace")
 
     def write(self, path: str, source: Iterator[bytes]) -> None:
         """Make or replace a file."""
@@ -274,19 +291,23 @@ class Upload(Copier):
         self.done.append(Copied(source, f"{self.guest.vm}:{target}", count, sent.hexdigest()))
 
     def _compare(self, target: str, count: int, digest: str) -> None:
-        there = hashlib.sha256()
         self.progress.begin(f"checking {target}", count)
+        self.progress.show()
+        if (self.guest.digest(target) or self._read_back(target)) != digest:
+            raise CtlError(
+                f"{self.guest.vm}:{target} is not what was sent",
+                "is it written by somebody else, or is the disk full?",
+            )
+
+    def _read_back(self, target: str) -> str:
+        there = hashlib.sha256()
 
         def take(piece: bytes) -> None:
             there.update(piece)
             self.progress.advance(len(piece))
 
         self.guest.read(target, take)
-        if there.hexdigest() != digest:
-            raise CtlError(
-                f"{self.guest.vm}:{target} is not what was sent",
-                "is it written by somebody else, or is the disk full?",
-            )
+        return there.hexdigest()
 
 
 class Download(Copier):
@@ -388,9 +409,14 @@ class Progress:
         """So many bytes more."""
         self.count += count
         now = time.monotonic()
-        if not self.on or now - self.shown < 0.1:
+        if now - self.shown >= 0.1:
+            self.show()
+
+    def show(self) -> None:
+        """Draw the line, however short ago the last one was."""
+        if not self.on:
             return
-        self.shown = now
+        self.shown = now = time.monotonic()
         rate = self.count / max(now - self.started, 0.001)
         share = f"{100 * self.count // self.total:3}%" if self.total else "   "
         name = self.name if len(self.name) <= 40 else f"…{self.name[-39:]}"

@@ -11,6 +11,7 @@
 
 #include "exec.h"
 #include "file.h"
+#include "sha256.h"
 
 #define COPY_SIZE (64u * 1024)
 #define COPY_MIN  4096u
@@ -575,6 +576,56 @@ static int run_hexdump(struct uio_exec *x, int argc, char **argv)
 	return n < 0 ? fail(x, path, (int)n) : 0;
 }
 
+/* ---- sha256sum ---- */
+
+static int digest_file(struct uio_exec *x, struct uio_file *f, uint8_t digest[UIO_SHA256_SIZE])
+{
+	struct uio_sha256 h;
+	size_t size;
+	char *buf = copy_buffer(&size);
+	ssize_t n = buf != NULL ? 1 : -ENOMEM;
+
+	uio_sha256_begin(&h);
+	while (n > 0) {
+		n = f != NULL ? uio_file_read(f, buf, size) : uio_exec_read(x, buf, size);
+		if (n > 0)
+			uio_sha256_add(&h, buf, (size_t)n);
+		if (uio_exec_stopping(x))
+			n = -EINTR;
+	}
+	uio_port_free(buf);
+	uio_sha256_end(&h, digest);
+	return (int)n;
+}
+
+static int run_sha256sum(struct uio_exec *x, int argc, char **argv)
+{
+	static char input[] = "-";
+	char *only_input[] = {input};
+	char **paths = argc > 1 ? argv + 1 : only_input;
+	int n = argc > 1 ? argc - 1 : 1, status = 0;
+
+	for (int i = 0; i < n && !uio_exec_stopping(x); i++) {
+		struct uio_file *f = NULL;
+		uint8_t digest[UIO_SHA256_SIZE];
+		int err = 0;
+		if (strcmp(paths[i], "-") != 0)
+			err = uio_file_open(&f, paths[i], O_RDONLY, 0);
+		if (err >= 0)
+			err = digest_file(x, f, digest);
+		if (f != NULL)
+			uio_file_close(f);
+		if (err < 0) {
+			status = fail(x, paths[i], err);
+			continue;
+		}
+		for (unsigned int k = 0; k < sizeof(digest); k++)
+			uio_exec_printf(x, "%02x", digest[k]);
+		uio_exec_printf(x, "  %s\n", paths[i]);
+	}
+	return status;
+}
+
 const struct uio_builtin uio_builtins_file[] = {
 	{"ls", "list files", "ls [-l] [PATH...]", run_ls},
 	{"cat", "print files, or standard input", "cat [PATH|-]...", run_cat},
@@ -583,6 +634,8 @@ const struct uio_builtin uio_builtins_file[] = {
 	{"rm", "remove files, with -r whole directories", "rm [-rf] PATH...", run_rm},
 	{"mkdir", "make directories, with -p their parents too", "mkdir [-p] PATH...", run_mkdir},
 	{"df", "show how full file systems are", "df [PATH...]", run_df},
+	{"sha256sum", "print SHA-256 digests of files, or of standard input",
+	 "sha256sum [PATH|-]...", run_sha256sum},
 	{"hexdump", "print bytes in hexadecimal", "hexdump [-n BYTES] [PATH]", run_hexdump},
 	{NULL, NULL, NULL, NULL},
 };

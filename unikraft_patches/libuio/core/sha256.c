@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* SHA-256 of a piece of memory, after FIPS 180-4. */
+/* SHA-256 of memory, whole or piece by piece, after FIPS 180-4. */
 
 #include <string.h>
 
@@ -57,27 +57,59 @@ static void compress(uint32_t state[8], const uint8_t block[64])
 		state[i] += v[i];
 }
 
+void uio_sha256_begin(struct uio_sha256 *h)
+{
+	*h = (struct uio_sha256){.state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+					   0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}};
+}
+
+void uio_sha256_add(struct uio_sha256 *h, const void *data, size_t size)
+{
+	const uint8_t *p = data;
+
+	h->size += size;
+	while (size) {
+		size_t n = sizeof(h->block) - h->fill;
+
+		if (!h->fill && size >= sizeof(h->block)) {
+			compress(h->state, p);
+			p += sizeof(h->block);
+			size -= sizeof(h->block);
+			continue;
+		}
+		if (n > size)
+			n = size;
+		memcpy(h->block + h->fill, p, n);
+		h->fill += n;
+		p += n;
+		size -= n;
+		if (h->fill == sizeof(h->block)) {
+			compress(h->state, h->block);
+			h->fill = 0;
+		}
+	}
+}
+
+void uio_sha256_end(struct uio_sha256 *h, uint8_t digest[UIO_SHA256_SIZE])
+{
+	static const uint8_t padding[64] = {0x80};
+	uint64_t bits = h->size * 8;
+	uint8_t length[8];
+
+	/* Section 5.1.1: a one bit, zeroes, the length in bits. */
+	for (unsigned int i = 0; i < 8; i++)
+		length[i] = (uint8_t)(bits >> (56 - 8 * i));
+	uio_sha256_add(h, padding, (h->fill < 56 ? 56 : 120) - h->fill);
+	uio_sha256_add(h, length, sizeof(length));
+	for (unsigned int i = 0; i < UIO_SHA256_SIZE; i++)
+		digest[i] = (uint8_t)(h->state[i / 4] >> (24 - 8 * (i % 4)));
+}
+
 void uio_sha256(const void *data, size_t size, uint8_t digest[UIO_SHA256_SIZE])
 {
-	uint32_t state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
-			     0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
-	const uint8_t *p = data;
-	size_t left = size;
-	uint8_t tail[128] = {0};
-	size_t tail_size;
+	struct uio_sha256 h;
 
-	for (; left >= 64; p += 64, left -= 64)
-		compress(state, p);
-	/* Section 5.1.1: a one bit, zeroes, the length in bits. */
-	if (left)
-		memcpy(tail, p, left);
-	tail[left] = 0x80;
-	tail_size = left < 56 ? 64 : 128;
-	for (unsigned int i = 0; i < 8; i++)
-		tail[tail_size - 1 - i] = (uint8_t)((uint64_t)size * 8 >> (8 * i));
-	for (size_t at = 0; at < tail_size; at += 64)
-		compress(state, tail + at);
-	for (unsigned int i = 0; i < 8; i++)
-		for (unsigned int j = 0; j < 4; j++)
-			digest[4 * i + j] = (uint8_t)(state[i] >> (24 - 8 * j));
+	uio_sha256_begin(&h);
+	uio_sha256_add(&h, data, size);
+	uio_sha256_end(&h, digest);
 }
