@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import report
-from bench.measure import Row, save
+from bench.measure import Row, load, save
 
 # Suite → what it is about; each is a module with `measure(quick) -> Iterator[Row]`.
 SUITES = {
     "console": "echo and whole commands, beside ssh, the guest agent, a local shell",
     "commands": "overlays cold and cached, pushed and pulled, by size and imports",
-    "breakdown": "where the time of a command goes; a hundred overlays in a row",
     "breakdown": "where the time of a command goes; a hundred overlays in a row",
     "transfer": "console output, files over uIO-fs",
     "files": "uIO-fs, beside QEMU's virtio-9p and ext4 in a Linux guest",
@@ -27,6 +26,7 @@ SUITES = {
     "size": "images, parts of libuio",
     "isolation": "gates, faults; domain on and off",
     "scale": "many VMs: start, memory, processor time, latency",
+    "tracing": "what a program costs at a function",
     "ninep": "our 9P server beside diod",
     "overhead": "what uIO costs the application",
 }
@@ -44,15 +44,22 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("build/bench"), help="default: build/bench"
     )
+    parser.add_argument(
+        "--add", action="store_true", help="to the results of other suites that are there"
+    )
     options = parser.parse_args()
     unknown = set(options.suites) - set(SUITES)
     if unknown:
         parser.error(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}")
     options.out.mkdir(parents=True, exist_ok=True)
     raw = options.out / "raw.jsonl"
+    kept = [r for r in load(raw) if r.suite not in options.suites] if options.add else []
     raw.unlink(missing_ok=True)
-    report.note_conditions(options.out)
+    save(kept, raw)
+    report.note_conditions(options.out, options.suites if kept else [])
     signal.signal(signal.SIGALRM, _too_long)
+    # As an exception, so that the guests are ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for name in options.suites or SUITES:
         started = time.monotonic()
         print(f"bench: {name}", file=sys.stderr, flush=True)

@@ -20,13 +20,12 @@ __attribute__((noinline)) static int own(int value)
 	return value + (int)sink;
 }
 
-#define MEASURE(name, statement)                                                \
-	do {                                                                    \
-		unsigned long long start = uio_now_ns();                        \
-		for (int i = 0; i < ROUNDS; i++)                                \
-			statement;                                              \
-		printf("\"%s\": %.1f, ", name,                                  \
-		       (double)(uio_now_ns() - start) / ROUNDS);                \
+#define MEASURE(name, statement)                                                                   \
+	do {                                                                                       \
+		unsigned long long start = uio_now_ns();                                           \
+		for (int i = 0; i < ROUNDS; i++)                                                   \
+			statement;                                                                 \
+		printf("\"%s\": %.1f, ", name, (double)(uio_now_ns() - start) / ROUNDS);           \
 	} while (0)
 
 int main(void)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a call over the border of the protection domain costs: `python -m bench.gates`, with protection keys and without.
+"""What a call over the border of the domain costs: `python -m bench.gates`, with protection keys and without.
 
 Nanoseconds per call, medians of several runs in the reference guest, next to a call of the overlay's own function.
 """

@@ -38,10 +38,6 @@ def measure(quick: bool) -> Iterator[Row]:
         assert channel.run(*count, digest=perf.hash, image=linked).exit.status == 0
         with _asking(lambda: channel.run(*count, digest=perf.hash), 0.0):
             yield from _compare("counters (`perf`) all the time", ours, bare, seconds, None)
-    yield Row(
-        "overhead", "a traced function, per call", "ns", figure="function traced with a counter",
-        missing="no case for it here yet",
-    )  # fmt: skip
 
 
 def _compare(

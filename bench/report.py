@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench import plots
@@ -50,9 +51,15 @@ def conditions() -> dict[str, str]:
     }
 
 
-def note_conditions(directory: Path) -> None:
-    """Write down what a run that begins now is run with."""
-    (directory / "conditions.json").write_text(json.dumps(conditions(), indent=1) + "\n")
+def note_conditions(directory: Path, added: Sequence[str] = ()) -> None:
+    """Write down what a run that begins now is run with; of suites that are added to one, the commit."""
+    path, now = directory / "conditions.json", conditions()
+    if added:
+        known = json.loads(path.read_text())
+        later = f"{', '.join(added)}: {now['commit']}, {now['when']}"
+        known["added"] = "; ".join(filter(None, [known.get("added", ""), later]))
+        now = known
+    path.write_text(json.dumps(now, indent=1) + "\n")
 
 
 # The design's table of figures, and the suite that has each: a row's `figure` begins like one of these.
@@ -67,7 +74,7 @@ FIGURES = {
     "9P server alone, against Debian's diod": "ninep",
     "loads before failure": "commands",
     "idle cost to the application": "overhead",
-    "function traced with a counter": "overhead",
+    "function traced with a counter": "tracing",
     "guest memory of uIO, idle": "memory",
     "boot to first prompt": "boot",
     "daemon's own memory": "memory",

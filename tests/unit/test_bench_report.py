@@ -133,3 +133,24 @@ def test_a_suite_that_fails_keeps_its_rows_and_the_other_suites(
 )
 def test_peers_have_a_colour_of_their_own(case: str, peer: bool) -> None:
     assert plots.is_peer(case) == peer
+
+
+def test_suites_are_added_to_the_results_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again(quick: bool) -> Iterator[Row]:
+        yield Row("again", "case", "us", [2.0])
+
+    rows = [Row("first", "case", "us", [1.0]), Row("again", "case", "us", [9.0])]
+    directory = result(tmp_path / "run", rows)
+    module = types.ModuleType("bench.again")
+    module.measure = again  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "bench.again", module)
+    monkeypatch.setattr(command, "SUITES", {"again": ""})
+    monkeypatch.setattr(sys, "argv", ["bench", "--add", "--out", str(directory), "again"])
+    assert command.main() == 0
+    found = load(directory / "raw.jsonl")
+    assert [(r.suite, r.values) for r in found] == [("first", [1.0]), ("again", [2.0])]
+    known = json.loads((directory / "conditions.json").read_text())
+    assert known["accelerator"] == "tcg"
+    assert known["added"].startswith("again: ")
