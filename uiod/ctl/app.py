@@ -14,8 +14,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from uiod.ctl import plain
 from uiod.ctl.commands import BY_NAME, COMMANDS, Command
 from uiod.ctl.errors import USAGE, CtlError
+
+plain.install()
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
