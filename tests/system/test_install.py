@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(900)
+
 TOP = Path(__file__).parents[2]
 
 INSTALLED = (
@@ -84,7 +86,6 @@ def test_another_prefix_is_in_the_unit(tmp_path: Path) -> None:
     assert "uiod" in there and "trio" not in there
 
 
-@pytest.mark.timeout(300)
 def test_the_wheel_works_in_a_fresh_venv(tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     subprocess.run(["make", "-s", "wheel"], cwd=TOP, check=True)

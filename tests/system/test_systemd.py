@@ -68,6 +68,7 @@ cgroup = "require"
 """
 
 
+@pytest.mark.timeout(900)
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     subprocess.run(
         ["make", "-s", "install", f"DESTDIR={tmp_path}", "WITH_DEPS=no"], cwd=TOP, check=True
