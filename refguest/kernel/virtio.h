@@ -42,7 +42,7 @@ int virtio_queues(struct virtio_device *dev, unsigned int n, struct virtio_queue
 void virtio_start(struct virtio_device *dev);
 
 /* virtio_queue.c */
-struct virtio_queue *queue_create(unsigned int size);
+struct virtio_queue *queue_create(unsigned int size, bool legacy);
 void queue_destroy(struct virtio_queue *q);
 /** Addresses of descriptor table, available and used ring: in a row, as legacy devices want them.
  */
@@ -55,6 +55,8 @@ int queue_add(struct virtio_queue *q, const struct virtio_piece *pieces, unsigne
 	      unsigned int in, void *cookie);
 void queue_kick(struct virtio_queue *q);
 void *queue_get(struct virtio_queue *q, uint32_t *len);
+/** Free a buffer's descriptors that the device will never give back. */
+void queue_forget(struct virtio_queue *q, void *cookie);
 bool queue_irq_on(struct virtio_queue *q);
 unsigned int queue_size(const struct virtio_queue *q);
 

@@ -228,11 +228,21 @@ static void vector_interrupt(void *arg)
 		queue_interrupt(v->dev->queues[i]);
 }
 
+#define QUEUE_SIZE_MAX 32
+
 static unsigned int device_queue_size(const struct virtio_device *dev, unsigned int i)
 {
 	if (dev->modern) {
+		unsigned int size;
+
 		write16(dev, COMMON_QUEUE_SELECT, (uint16_t)i);
-		return read16(dev, COMMON_QUEUE_SIZE);
+		size = read16(dev, COMMON_QUEUE_SIZE);
+		/* A device has many queues, and they are idle most of the time. */
+		if (size > QUEUE_SIZE_MAX) {
+			size = QUEUE_SIZE_MAX;
+			write16(dev, COMMON_QUEUE_SIZE, (uint16_t)size);
+		}
+		return size;
 	}
 	outw(dev->io + LEGACY_QUEUE_SELECT, (uint16_t)i);
 	return inw(dev->io + LEGACY_QUEUE_SIZE);
@@ -264,7 +274,7 @@ static int setup_queue(struct virtio_device *dev, unsigned int i, uint16_t entry
 		       void (*notify)(void *), void *arg)
 {
 	unsigned int size = device_queue_size(dev, i);
-	struct virtio_queue *q = size ? queue_create(size) : NULL;
+	struct virtio_queue *q = size ? queue_create(size, !dev->modern) : NULL;
 	volatile uint8_t *doorbell = NULL;
 
 	if (!q)

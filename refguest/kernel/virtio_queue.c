@@ -42,7 +42,7 @@ struct virtio_queue {
 	struct desc *desc;
 	volatile struct avail *avail;
 	volatile struct used *used;
-	size_t pages;
+	size_t pages; /* 0: on the heap */
 	uint16_t free_head, free_count;
 	uint16_t avail_index, kicked_index, used_index;
 	uint16_t index;
@@ -69,27 +69,33 @@ static volatile uint16_t *avail_event(struct virtio_queue *q)
 	return (volatile uint16_t *)&q->used->ring[q->size];
 }
 
-static size_t used_offset(unsigned int size)
+/* Legacy devices want the used ring on a page of its own. */
+static size_t used_offset(unsigned int size, bool legacy)
 {
-	return (sizeof(struct desc) * size + 6 + 2 * size + PAGE_MASK) & ~PAGE_MASK;
+	size_t end = sizeof(struct desc) * size + 6 + 2 * size;
+	size_t mask = legacy ? PAGE_MASK : 3;
+
+	return (end + mask) & ~mask;
 }
 
-struct virtio_queue *queue_create(unsigned int size)
+struct virtio_queue *queue_create(unsigned int size, bool legacy)
 {
-	size_t bytes = used_offset(size) + 6 + sizeof(struct used_entry) * size;
+	size_t bytes = used_offset(size, legacy) + 6 + sizeof(struct used_entry) * size;
 	struct virtio_queue *q = heap_zalloc(sizeof(*q) + size * sizeof(void *));
-	uint8_t *memory = q ? (uint8_t *)frames_alloc(page_count(bytes)) : NULL;
+	uint8_t *memory = NULL;
 
+	if (q)
+		memory = legacy ? (uint8_t *)frames_alloc(page_count(bytes)) : heap_alloc(bytes);
 	if (!memory) {
 		heap_free(q);
 		return NULL;
 	}
-	memset(memory, 0, page_count(bytes) * PAGE_SIZE);
+	memset(memory, 0, bytes);
 	q->size = size;
-	q->pages = page_count(bytes);
+	q->pages = legacy ? page_count(bytes) : 0;
 	q->desc = (struct desc *)memory;
 	q->avail = (volatile struct avail *)(memory + sizeof(struct desc) * size);
-	q->used = (volatile struct used *)(memory + used_offset(size));
+	q->used = (volatile struct used *)(memory + used_offset(size, legacy));
 	for (unsigned int i = 0; i < size; i++)
 		q->desc[i].next = (uint16_t)(i + 1);
 	q->free_count = (uint16_t)size;
@@ -98,7 +104,10 @@ struct virtio_queue *queue_create(unsigned int size)
 
 void queue_destroy(struct virtio_queue *q)
 {
-	frames_free((uintptr_t)q->desc, q->pages);
+	if (q->pages)
+		frames_free((uintptr_t)q->desc, q->pages);
+	else
+		heap_free(q->desc);
 	heap_free(q);
 }
 
@@ -188,11 +197,22 @@ void queue_kick(struct virtio_queue *q)
 		outw(q->io, q->index);
 }
 
+static void free_chain(struct virtio_queue *q, uint16_t head)
+{
+	uint16_t at = head;
+
+	q->cookies[head] = NULL;
+	for (; q->desc[at].flags & DESC_NEXT; at = q->desc[at].next)
+		q->free_count++;
+	q->free_count++;
+	q->desc[at].next = q->free_head;
+	q->free_head = head;
+}
+
 void *queue_get(struct virtio_queue *q, uint32_t *len)
 {
 	volatile struct used_entry *entry;
 	uint32_t head;
-	uint16_t at;
 	void *cookie;
 
 	for (;;) {
@@ -208,15 +228,19 @@ void *queue_get(struct virtio_queue *q, uint32_t *len)
 			break;
 	}
 	cookie = q->cookies[head];
-	q->cookies[head] = NULL;
 	if (len)
 		*len = entry->len;
-	for (at = (uint16_t)head; q->desc[at].flags & DESC_NEXT; at = q->desc[at].next)
-		q->free_count++;
-	q->free_count++;
-	q->desc[at].next = q->free_head;
-	q->free_head = (uint16_t)head;
+	free_chain(q, (uint16_t)head);
 	return cookie;
+}
+
+void queue_forget(struct virtio_queue *q, void *cookie)
+{
+	for (unsigned int head = 0; head < q->size; head++)
+		if (q->cookies[head] == cookie) {
+			free_chain(q, (uint16_t)head);
+			return;
+		}
 }
 
 bool queue_irq_on(struct virtio_queue *q)

@@ -61,6 +61,11 @@ void *uio_port_vq_get(struct uio_vq *vq, uint32_t *len)
 	return queue_get((struct virtio_queue *)vq, len);
 }
 
+void uio_port_vq_forget(struct uio_vq *vq, void *cookie)
+{
+	queue_forget((struct virtio_queue *)vq, cookie);
+}
+
 bool uio_port_vq_irq_on(struct uio_vq *vq)
 {
 	return queue_irq_on((struct virtio_queue *)vq);
