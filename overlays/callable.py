@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Who calls whom over the border of the protection domain: functions of the kernel that need no gate, and functions of the
-overlay that somebody else may be given to call.
+"""Who calls whom over the border of the protection domain: functions of the kernel that need no gate, and functions of
+the overlay that somebody else may be given to call.
 
 A reference to such a function of the overlay leads to a stub (`lea function(%rip), %r11; jmp *slot(%rip)`), by which a
 caller from outside comes in with the overlay's rights. Calls and jumps inside the overlay stay as they are.

@@ -45,6 +45,7 @@ HARNESS_CORE = (
         "domain",
         "domain_scan",
         "loader_entries",
+        "probe",
     ),
     *("api", "api_heap", "api_libc", "api_stdio", "sha256"),
 )
