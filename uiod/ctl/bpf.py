@@ -115,8 +115,7 @@ def run(
         attach = machine.places(obj)
     once = _exec_program(obj, program)
     with Interrupts() as interrupts, Stream(machine.api, obj) as stream:
-        for place in attach:
-            stream.attach(*place)
+        stream.attach(attach)
         if once is not None:
             value, fault = stream.run(once, args or ())
             _print_events(stream)
@@ -131,7 +130,7 @@ def run(
         stream.detach()
         _print_events(stream)
         for index, m in enumerate(obj.maps):
-            if m.type.name != "RINGBUF":
+            if m.type.name != "RINGBUF" and not m.name.startswith("."):
                 for key, value_bytes, thread in stream.read(index):
                     print(_row_text(m.name, key, value_bytes, str(thread) if thread else ""))
     return 0
@@ -310,6 +309,8 @@ def maps(
     rows = []
     for line in text.splitlines():
         map_name, key, value, *thread = line.split(" ")
+        if map_name.startswith(".") and name is None:
+            continue  # .rodata and the like: constants of the program
         rows.append(
             (map_name, bytes.fromhex(key), bytes.fromhex(value), thread[0] if thread else "")
         )

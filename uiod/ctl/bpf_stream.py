@@ -132,9 +132,18 @@ class Stream:
 
     # ---- requests
 
-    def attach(self, program: int, address: int) -> None:
-        """:raise CtlError: the guest refuses"""
-        self._value(self._send(session.attach, program, address))
+    def attach(self, places: Sequence[tuple[int, int]]) -> None:
+        """Programs to addresses, all at once as far as the guest's application sees it.
+
+        :raise CtlError: the guest refuses one of them
+        """
+        data, first = b"", self._seq + 1
+        for program, address in places:
+            self._seq = self._seq % 0xFFFF + 1
+            data += session.attach(self._seq, program, address)
+        self._write(data)
+        for number in range(len(places)):
+            self._value((first + number - 1) % 0xFFFF + 1)
 
     def detach(self) -> None:
         """All of it."""
@@ -168,11 +177,13 @@ class Stream:
 
     def _send(self, request: Callable[..., bytes], *args: Any) -> int:
         self._seq = self._seq % 0xFFFF + 1
-        data = request(self._seq, *args)
+        self._write(request(self._seq, *args))
+        return self._seq
+
+    def _write(self, data: bytes) -> None:
         # A session that has ended: what came before says why.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.sock.sendall(execstream.message(execstream.STDIN, data))
-        return self._seq
 
     def _value(self, seq: int) -> int:
         return session.value_of(self._answer(seq).payload)

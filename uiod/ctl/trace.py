@@ -168,8 +168,7 @@ class _Runner:
         once = self.session.programs()
         for program in once["BEGIN"]:
             self.once(program)
-        for place in attach:
-            stream.attach(*place)
+        stream.attach(attach)
         if attach:
             self.note(
                 f"Tracing {len(attach)} probe{'s' if len(attach) > 1 else ''}; Ctrl-C ends it."
@@ -195,6 +194,7 @@ class _Runner:
 
     def finish(self, last: list[int]) -> int:
         self.stream.detach()
+        self.exiting = False
         self.handle()
         for program in last:
             self.once(program)
