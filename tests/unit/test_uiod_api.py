@@ -134,7 +134,7 @@ def test_connections_are_bounded_and_free_again(vm: Daemon) -> None:
         assert time.monotonic() < deadline
 
 
-MANY = int(os.environ.get("UIO_MANY", "300"))  # 1000 takes half a minute
+MANY = int(os.environ.get("UIO_MANY", "300"))  # of each, at least
 
 
 def test_commands_and_connections_leave_nothing_behind(vm: Daemon) -> None:
