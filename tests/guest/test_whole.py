@@ -24,7 +24,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def guest(home: Path) -> Iterator[Machine]:
-    config = vm.prepare(home, ["hello", "set_count", "kitchen"])
+    config = vm.prepare(home, ["hello", "keeper", "kitchen", "set_count"])
     unsigned = home / "bin" / "unsigned.uio"
     shutil.copy(home / "bin" / "hello.uio", unsigned)
     elf = unsigned.read_bytes()
@@ -68,11 +68,20 @@ def test_ordinary_c_loads_and_runs_again(guest: Machine) -> None:
             "count 1",
             "args 2 first",
         ]
-        # Its data is its own each time: an image that ran starts anew.
+        # Its data is new each time.
+
+
+def test_an_overlay_may_keep_its_data_as_long_as_it_is_loaded(guest: Machine) -> None:
+    assert guest.exec("keeper").text == "41 1\n"
+    assert guest.exec("keeper").text == "42 2\n"
+    assert guest.exec("unload", "keeper").code == 0
+    assert guest.exec("keeper").text == "41 1\n"
 
 
 def test_the_store_shows_only_what_is_verified(guest: Machine) -> None:
-    assert guest.exec("ls", "/bin").text.split() == ["hello", "kitchen", "set_count"]
+    assert guest.exec("ls", "/bin").text.split() == [
+        "hello", "keeper", "kitchen", "set_count",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "code", "says"), [

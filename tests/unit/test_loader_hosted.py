@@ -209,7 +209,7 @@ def test_several_commands_in_one_overlay(guest: Hosted) -> None:
     guest.client.send(channel.DATA, reader, 0)
     answer = guest.client.finish(reader)
     assert (answer.kind, answer.status, answer.stdout) == (OK, 5, b"got line\n")
-    assert guest.run("prog", "runs").stdout == b"2\n"
+    assert guest.run("prog", "runs").stdout == b"1\n"  # its data is new for each command
 
 
 def test_in_use(guest: Hosted) -> None:
@@ -222,24 +222,31 @@ def test_in_use(guest: Hosted) -> None:
     assert guest.run("unload", "prog").status == 0
 
 
-@pytest.mark.parametrize("what", ["for (;;) ;", "*(volatile int *)8 = 1;", ""])
-def test_destructors_end_too(guest: Hosted, what: str) -> None:
+@pytest.mark.parametrize(("what", "kind"), [
+    ("for (;;) ;", TIMEOUT),
+    ("*(volatile int *)8 = 1;", FAULT),
+    ("", OK),
+])  # fmt: skip
+def test_destructors_end_too(guest: Hosted, what: str, kind: int) -> None:
+    """They run at the end of the command and share its fate."""
     put(
         guest,
         "bad",
         "#include <stdio.h>\n__attribute__((destructor)) static void f(void) { volatile int n = 1; "
         f"if (n) {{ {what} }} }} int main(void) {{ return 3; }}",
     )
-    assert guest.run("bad").status == 3
-    answer = guest.run("unload", "bad")
-    assert (answer.kind, answer.status) == (OK, 0)
-    assert guest.run("bad").status == 3
+    for _ in range(2):
+        answer = guest.run("bad", timeout_ms=500)
+        assert answer.kind == kind
+        assert kind != OK or answer.status == 3
+    assert guest.run("true").status == 0
 
 
 def test_nothing_is_kept(guest: Hosted) -> None:
-    def used() -> bytes:
-        out = guest.run("mem").stdout
-        return out.split(b"KiB, ")[1].split(b" bytes")[0]
+    def used() -> int:
+        # The least of several: the thread of a command that has just ended may still be leaving.
+        shown = [guest.run("mem").stdout for _ in range(20)]
+        return min(int(out.split(b"KiB, ")[1].split(b" bytes")[0]) for out in shown)
 
     def round_of_all() -> None:
         for what in ("", "fault", "file", "api"):
@@ -251,7 +258,7 @@ def test_nothing_is_kept(guest: Hosted) -> None:
     before = used()
     for _ in range(20):
         round_of_all()
-    assert used() == before
+    assert used() <= before
 
 
 def test_push(guest: Hosted, tmp_path: Path) -> None:
@@ -276,7 +283,7 @@ def test_push(guest: Hosted, tmp_path: Path) -> None:
 
     assert run("pushed", "x", send=False).kind == channel.NEED_IMAGE
     assert run("pushed", "cold", send=True).stdout == b"cold 1\n"
-    assert run("pushed", "cached", send=False).stdout == b"cached 2\n"
+    assert run("pushed", "cached", send=False).stdout == b"cached 1\n"  # with new data
     answer = run("pushed", "x", "fault", send=False)
     assert answer.kind == FAULT
     kind, ip, address = struct.unpack_from("<B7xQQ", answer.fault)
