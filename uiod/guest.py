@@ -414,26 +414,6 @@ class Guest:
             self._listed = True
         execution.command = await self.link.start(command, flags, None, stdin)
 
-    async def _start_pulled(
-        self, execution: Execution, command: Exec, flags: int, stdin: bool
-    ) -> None:
-        """For a guest that checks signatures itself: it reads the file that was signed, and takes no image."""
-        assert execution.overlay is not None
-        if execution.overlay.hash not in self.images.resident and not flags & ExecFlag.LOAD_ONLY:
-            # Where it lies must be known before it runs: nobody can tell after a fault.
-            loading = await self.link.start(command, int(ExecFlag.LOAD_ONLY), None, False)
-            try:
-                while isinstance(got := await loading.receive(), tuple):
-                    loading.passed_on(got[0], len(got[1]))
-            finally:
-                loading.abandon()
-            if got.kind is not ExitKind.OK:
-                execution.refusal = got
-                return
-            self.images.learn(await self.link.list_images())
-            self._listed = True
-        execution.command = await self.link.start(command, flags, None, stdin)
-
     async def push_again(self, execution: Execution) -> Exit | None:
         """The guest does not have the image that we thought it had: send it. An exit if that cannot be done."""
         assert execution.overlay is not None and execution.command is not None
