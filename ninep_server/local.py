@@ -12,6 +12,7 @@ import fcntl
 import os
 import stat
 import struct
+import time
 from dataclasses import dataclass, field
 
 from ninep_server.backend import (
@@ -28,6 +29,7 @@ from ninep_server.backend import (
 from ninep_server.messages import QTDIR, QTFILE, QTSYMLINK, Buffer, Qid
 from ninep_server.quota import Quota, inode
 
+_SETTLED_NS = 10**9
 _PATH_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _KEPT_FLAGS = os.O_ACCMODE | os.O_TRUNC | os.O_APPEND | os.O_SYNC | os.O_DSYNC | os.O_DIRECTORY
 _OPEN_ALWAYS = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -69,6 +71,8 @@ class Export:
     root_device: int
     quota: Quota | None  # None: nothing is counted
     _types: dict[int, bytes] = field(default_factory=dict)
+    # The directory listed last, with what tells whether it is still the same: clients list again and again.
+    listed: tuple[tuple[int, ...], Listing] | None = None
 
     def may_make(self) -> None:
         """:raise OSError: EROFS, or EDQUOT when no more names may be made."""
@@ -179,10 +183,23 @@ class LocalFile(File):
         (os.fdatasync if datasync else os.fsync)(self.fd)
 
     def listing(self, limit: int) -> Listing:
+        export, status = self.node.export, os.fstat(self.fd)
+        up = (self.node.parent or self.node).qid()
+        key = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, *up)
+        if not self.node.waits and export.listed is not None and export.listed[0] == key:
+            if len(export.listed[1].data) > limit:
+                raise oserror(errno.ENOMEM)
+            return export.listed[1]
+        listing = self._list(status.st_dev, limit)
+        # Times move in steps of some milliseconds: what has changed just now may change again unseen.
+        if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS:
+            export.listed = key, listing
+        return listing
+
+    def _list(self, device: int, limit: int) -> Listing:
         # Directories are long: one loop, without a generator and a tuple for each name, takes a quarter less.
         node = self.node
         hidden = node.export.policy.hidden
-        device = os.fstat(self.fd).st_dev
         foreign = device != node.export.root_device
         up = (node.parent or node).qid()
         listing = Listing()

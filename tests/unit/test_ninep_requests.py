@@ -8,6 +8,7 @@ import fcntl
 import os
 import stat
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -297,3 +298,46 @@ async def test_getattr_gives_the_inode_s_generation_if_there_is_one(
 def test_the_reference_is_that_of_the_table() -> None:
     page = Path(__file__).parents[2] / "docs" / "ninep-messages.md"
     assert page.read_text() == reference()
+
+
+async def _names(client: Client, fid: int) -> set[bytes]:
+    await client.walk(fid, b"dir")
+    await client.call("Tlopen", fid, 0)
+    (data,) = await client.call("Treaddir", fid, 0, 60000)
+    await client.call("Tclunk", fid)
+    found, at = set[bytes](), 0
+    while at < len(data):
+        (size,) = struct.unpack_from("<H", data, at + 22)
+        found.add(bytes(data[at + 24 : at + 24 + size]))
+        at += 24 + size
+    return found - {b".", b".."}
+
+
+async def test_a_directory_that_changes_at_once_is_listed_anew(
+    connect: Connect, export: Path
+) -> None:
+    client = await connect()
+    expected = {b"sub"}
+    for number in range(20):
+        assert await _names(client, 9) == expected
+        (export / "dir" / f"new{number}").touch()
+        expected.add(b"new%d" % number)
+    assert await _names(client, 9) == expected
+
+
+async def test_a_directory_that_rests_is_read_once(
+    connect: Connect, export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await connect()
+    scans = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: scans.append(path) or scandir(path))
+    later = time.time_ns() + 10**10
+    monkeypatch.setattr("ninep_server.local.time.time_ns", lambda: later)
+    for _ in range(3):
+        assert await _names(client, 9) == {b"sub"}
+    assert len(scans) == 1
+    (export / "dir" / "new").touch()
+    os.utime(export / "dir", ns=(1, 1))
+    assert await _names(client, 9) == {b"sub", b"new"}
+    assert len(scans) == 2
