@@ -28,7 +28,9 @@ def kernel(app: str = "count") -> tuple[Path, Path]:
     """The image to boot and the one with its symbols."""
     if given := os.environ.get("KERNEL"):
         if app != (there := os.environ.get("KERNEL_APP", "count")):
-            pytest.skip(f"KERNEL has the application {there} (KERNEL_APP says so), this needs {app}")
+            pytest.skip(
+                f"KERNEL has the application {there} (KERNEL_APP says so), this needs {app}"
+            )
         return Path(given), Path(os.environ.get("KERNEL_DBG", given))
     image = refguest_vm.build(app, libuio=True)
     return image, image
