@@ -74,7 +74,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    programs: list[tuple[int, int, int]]  # runs, faults, hits
+    programs: list[tuple[int, int]]  # runs, faults
     maps: list[tuple[int, int]]  # entries, drops
     missed: int
     text_drops: int
@@ -203,12 +203,12 @@ def stopped_of(payload: bytes) -> tuple[int, Fault]:
 
 def counts_of(payload: bytes, obj: Object) -> Counts:
     programs, maps = len(obj.programs), len(obj.maps)
-    if len(payload) != 8 * (3 * programs + 2 * maps + 2):
+    if len(payload) != 8 * (2 * programs + 2 * maps + 2):
         raise BpfError("a message from the guest has the wrong size")
     numbers = [number for (number,) in struct.iter_unpack("<Q", payload)]
-    rest = numbers[3 * programs :]
+    rest = numbers[2 * programs :]
     return Counts(
-        [(numbers[3 * i], numbers[3 * i + 1], numbers[3 * i + 2]) for i in range(programs)],
+        [(numbers[2 * i], numbers[2 * i + 1]) for i in range(programs)],
         [(rest[2 * i], rest[2 * i + 1]) for i in range(maps)],
         *rest[2 * maps :],
     )

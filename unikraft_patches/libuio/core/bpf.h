@@ -228,6 +228,8 @@ struct bpf_vm {
 	const struct bpf_env *env;
 	const struct bpf_prog *prog;
 	void *cookie; /* of this run, for env */
+	/** Makes the context complete, before it is looked at for the first time. NULL: it is. */
+	void (*complete)(void *ctx);
 	struct bpf_window stack, ctx;
 	struct bpf_window value; /* the map value touched last */
 	struct bpf_window grant[BPF_MAX_GRANTS];

@@ -313,17 +313,33 @@ static struct point **find(uintptr_t function)
 	return link;
 }
 
-static void run_all(struct bpf_link *link, struct bpf_ctx *ctx)
+/* What few programs look at is only there when they do. */
+static void complete(void *at)
 {
-	uint64_t r0;
+	struct bpf_ctx *ctx = at;
 
 	ctx->thread = uio_bpf_thread();
+	if (ctx->kind == BPF_KIND_ENTRY) {
+		struct entered *e = at;
+
+		ctx->ret = ctx->elapsed_ns = 0;
+		ctx->sp = (uintptr_t)&e->ret;
+		ctx->caller = real_return(e->ret, ctx->sp);
+	}
+}
+
+static inline __attribute__((always_inline)) void run_all(struct bpf_link *link,
+							  struct bpf_ctx *ctx)
+{
+	struct bpf_vm *vm = machine;
+	uint64_t r0;
+
 	for (; link; link = link->next) {
-		link->hits++;
-		machine->env = link->prog->object->env;
-		machine->cookie = link->cookie;
-		if (uio_bpf_run(machine, link->prog, ctx, sizeof(*ctx), BPF_READ, &r0) != BPF_OK)
-			uio_bpf_stopped(link->cookie, link->prog, &machine->fault);
+		vm->env = link->env;
+		vm->cookie = link->cookie;
+		vm->complete = complete;
+		if (uio_bpf_run(vm, link->prog, ctx, sizeof(*ctx), BPF_READ, &r0) != BPF_OK)
+			uio_bpf_stopped(link->cookie, link->prog, &vm->fault);
 	}
 }
 
@@ -346,12 +362,6 @@ void uio_bpf_on_entry(struct entered *e)
 	e->resume = p->resume;
 	if (p->entry) {
 		e->ctx.ip = function;
-		e->ctx.ret = 0;
-		e->ctx.elapsed_ns = 0;
-		e->ctx.caller = e->ret == (uintptr_t)uio_bpf_returned
-					? real_return(e->ret, (uintptr_t)&e->ret)
-					: e->ret;
-		e->ctx.sp = (uintptr_t)&e->ret;
 		e->ctx.kind = BPF_KIND_ENTRY;
 		run_all(p->entry, &e->ctx);
 	}
@@ -475,7 +485,7 @@ int uio_bpf_attach(struct bpf_link *link, const char **why)
 	for (list = at_return ? &(*at)->ret : &(*at)->entry; *list; list = &(*list)->next)
 		;
 	link->next = NULL;
-	link->hits = 0;
+	link->env = link->prog->object->env;
 	*list = link;
 	returns += at_return;
 	return 0;
@@ -537,6 +547,7 @@ int uio_bpf_run_now(struct bpf_prog *prog, void *cookie, const struct bpf_ctx *c
 
 	machine->env = prog->object->env;
 	machine->cookie = cookie;
+	machine->complete = NULL;
 	copy.thread = uio_bpf_thread();
 	copy.kind = prog->kind;
 	status = uio_bpf_run(machine, prog, &copy, sizeof(copy), BPF_READ, r0);
@@ -560,6 +571,16 @@ void uio_bpf_unlock(uintptr_t key)
 {
 	if (&uio_port_hold)
 		uio_port_hold = (uint32_t)key;
+}
+
+bool uio_bpf_next_row(struct bpf_map *map, uint64_t *cursor, void *key, void *value,
+		      uint32_t *thread)
+{
+	uintptr_t locked = uio_bpf_lock();
+	bool found = uio_bpf_map_next(map, cursor, key, value, thread);
+
+	uio_bpf_unlock(locked);
+	return found;
 }
 
 uint32_t uio_bpf_thread(void)

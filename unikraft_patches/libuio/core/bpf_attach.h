@@ -14,8 +14,8 @@ struct bpf_link {
 	struct bpf_link *next; /* at the same function */
 	struct bpf_prog *prog;
 	void *cookie; /* of its runs */
+	const struct bpf_env *env;
 	uintptr_t function;
-	uint64_t hits;
 };
 
 /**
@@ -45,10 +45,16 @@ int uio_bpf_run_now(struct bpf_prog *prog, void *cookie, const struct bpf_ctx *c
  */
 void uio_bpf_stopped(void *cookie, const struct bpf_prog *prog, const struct bpf_fault *fault);
 
-/* What every session's struct bpf_env has in common. */
+/*
+ * What every session's struct bpf_env has in common. The lock keeps hits out;
+ * runs hold it already, so no env has it.
+ */
 uint32_t uio_bpf_thread(void);
 void uio_bpf_thread_name(char *buf, size_t len);
 size_t uio_bpf_stack(const struct bpf_ctx *ctx, uint64_t *pc, size_t max);
+/** uio_bpf_map_next() under the lock. */
+bool uio_bpf_next_row(struct bpf_map *map, uint64_t *cursor, void *key, void *value,
+		      uint32_t *thread);
 uintptr_t uio_bpf_lock(void);
 void uio_bpf_unlock(uintptr_t key);
 

@@ -295,10 +295,21 @@ int uio_bpf_map_add(struct bpf_map *map, const void *key, uint64_t delta)
 	uintptr_t k;
 	uint8_t *to;
 	uint64_t v;
+	uint32_t i;
 	int err = 0;
 
 	if (map->def.value_size < sizeof(v))
 		return -EINVAL;
+	if (map->def.type == BPF_MAP_ARRAY && !map->env->lock) {
+		memcpy(&i, key, sizeof(i));
+		if (i >= map->def.max_entries)
+			return -E2BIG;
+		to = value_at(map, i);
+		memcpy(&v, to, sizeof(v));
+		v += delta;
+		memcpy(to, &v, sizeof(v));
+		return 0;
+	}
 	k = lock(map);
 	to = lookup(map, key);
 	if (to == NULL && is_hash(map->def.type)) {

@@ -180,7 +180,10 @@ static void send_records(struct bpf_session *s)
 		while (ring->def.type == BPF_MAP_RINGBUF) {
 			uint8_t *at = room(s, sizeof(head));
 			size_t left = sizeof(s->out) - (size_t)(at + sizeof(head) - s->out);
+			uintptr_t key = uio_bpf_lock();
 			int64_t n = uio_bpf_ring_read(ring, at + sizeof(head), left);
+
+			uio_bpf_unlock(key);
 
 			if (n == -EMSGSIZE && s->out_len > 0) {
 				flush(s);
@@ -325,7 +328,6 @@ static uint64_t run_timers(struct bpf_session *s, uint64_t now)
 
 			a->due_ns += late * prog->period_ns;
 			a->ticks += late;
-			a->link.hits++;
 			ctx.args[0] = a->ticks;
 			if (uio_bpf_run_now(prog, s, &ctx, &r0, &fault) != BPF_OK)
 				uio_bpf_stopped(s, prog, &fault);
@@ -447,7 +449,7 @@ static void read_map(struct bpf_session *s, uint16_t seq, uint32_t index)
 		return;
 	}
 	while (!s->x->cancel &&
-	       uio_bpf_map_next(map, &cursor, buf + 4, buf + 4 + map->def.key_size, &thread)) {
+	       uio_bpf_next_row(map, &cursor, buf + 4, buf + 4 + map->def.key_size, &thread)) {
 		struct message m = {.type = MSG_ROWS, .seq = seq, .length = (uint32_t)row};
 
 		memcpy(buf, &thread, 4);
@@ -468,23 +470,22 @@ static void read_map(struct bpf_session *s, uint16_t seq, uint32_t index)
 static void forget(struct bpf_session *s, uint16_t seq, uint32_t index, bool keys_too)
 {
 	struct bpf_map *map = map_of(s, index);
+	uintptr_t key;
 
 	if (!map || map->def.flags & BPF_MAP_RDONLY || map->def.type == BPF_MAP_RINGBUF) {
 		refuse(s, seq, -EINVAL, "no such map, or none that can be changed");
 		return;
 	}
-	if (keys_too) {
+	key = uio_bpf_lock();
+	if (keys_too)
 		uio_bpf_map_clear(map);
-	} else {
-		uintptr_t key = uio_bpf_lock();
-
+	else
 		memset(map->values, 0, map->span);
-		uio_bpf_unlock(key);
-	}
+	uio_bpf_unlock(key);
 	reply(s, seq, index);
 }
 
-/* Programs: runs, faults, hits; maps: entries, drops; then what was missed, and text that was lost.
+/* Programs: runs, faults; maps: entries, drops; then what was missed, and text that was lost.
  */
 static void send_counts(struct bpf_session *s, uint16_t seq)
 {
@@ -496,7 +497,7 @@ static void send_counts(struct bpf_session *s, uint16_t seq)
 		refuse(s, seq, -ENOENT, "nothing is loaded");
 		return;
 	}
-	at = uio_port_alloc((3 * o->nprogs + 2 * o->nmaps + 2) * sizeof(*at));
+	at = uio_port_alloc((2 * o->nprogs + 2 * o->nmaps + 2) * sizeof(*at));
 	if (!at) {
 		refuse(s, seq, -ENOMEM, "no memory");
 		return;
@@ -504,11 +505,6 @@ static void send_counts(struct bpf_session *s, uint16_t seq)
 	for (uint32_t i = 0; i < o->nprogs; i++) {
 		at[n++] = o->prog[i].runs;
 		at[n++] = o->prog[i].faults;
-		at[n] = 0;
-		for (const struct bpf_attached *a = s->attached; a; a = a->next)
-			if (a->link.prog == &o->prog[i])
-				at[n] += a->link.hits;
-		n++;
 	}
 	for (uint32_t i = 0; i < o->nmaps; i++) {
 		at[n++] = o->map[i]->count;
@@ -688,8 +684,7 @@ static struct bpf_session *begin(struct uio_exec *x, bool unverified)
 		.stack = uio_bpf_stack,
 		.exec_arg = env_exec_arg,
 		.wake = env_wake,
-		.lock = uio_bpf_lock,
-		.unlock = uio_bpf_unlock,
+		/* No lock: whoever runs programs holds it, and so do we where we use maps. */
 	};
 	s->next = sessions;
 	sessions = s;

@@ -47,15 +47,37 @@ static bool find_value(struct bpf_vm *vm, uint64_t addr, uint64_t size, unsigned
 	return false;
 }
 
+static void complete(struct bpf_vm *vm)
+{
+	if (!vm->complete)
+		return;
+	vm->complete((void *)(uintptr_t)vm->ctx.base);
+	vm->complete = NULL;
+}
+
 bool uio_bpf_may(struct bpf_vm *vm, uint64_t addr, uint64_t size, unsigned int rights)
 {
 	if (window_has(&vm->stack, addr, size, rights) ||
-	    window_has(&vm->value, addr, size, rights) || window_has(&vm->ctx, addr, size, rights))
+	    window_has(&vm->value, addr, size, rights))
 		return true;
+	if (window_has(&vm->ctx, addr, size, rights)) {
+		complete(vm);
+		return true;
+	}
 	for (unsigned int i = 0; i < vm->grants; i++)
 		if (window_has(&vm->grant[i], addr, size, rights))
 			return true;
 	return find_value(vm, addr, size, rights);
+}
+
+/* The same, without a call for what most accesses are to. */
+static inline bool may(struct bpf_vm *vm, uint64_t addr, uint64_t size, unsigned int rights)
+{
+	uint64_t offset = addr - vm->stack.base;
+
+	if (offset < vm->stack.size && size <= vm->stack.size - offset)
+		return true;
+	return uio_bpf_may(vm, addr, size, rights);
 }
 
 static int64_t sdiv(int64_t a, int64_t b)
@@ -145,18 +167,13 @@ static int check_args(struct bpf_vm *vm, const struct bpf_helper *h, uint64_t *a
 	const struct bpf_map *map = NULL;
 
 	for (unsigned int n = 1; n <= 5 && h->arg[n - 1] != BPF_ARG_NONE; n++) {
+		enum bpf_arg kind = (enum bpf_arg)h->arg[n - 1];
 		unsigned int rights = BPF_READ;
 		uint64_t size = 0, v = arg[n];
 		bool ok = true;
 
-		switch ((enum bpf_arg)h->arg[n - 1]) {
-		case BPF_ARG_NONE:
-		case BPF_ARG_ANY:
-			break;
-		case BPF_ARG_CTX:
-			ok = v == vm->ctx.base && vm->ctx.size >= sizeof(struct bpf_ctx);
-			break;
-		case BPF_ARG_MAP:
+		/* By how often they occur; a jump table would cost more than what is in it. */
+		if (kind == BPF_ARG_MAP) {
 			ok = (v & ~UINT64_C(0xffffffff)) == BPF_MAP_HANDLE(0) &&
 			     (uint32_t)v < object->nmaps;
 			if (ok) {
@@ -164,39 +181,34 @@ static int check_args(struct bpf_vm *vm, const struct bpf_helper *h, uint64_t *a
 				ok = (h->maps >> map->def.type & 1) != 0;
 				arg[n] = (uintptr_t)map;
 			}
-			break;
-		case BPF_ARG_KEY:
+		} else if (kind == BPF_ARG_KEY) {
 			size = map->def.key_size;
-			break;
-		case BPF_ARG_VALUE:
+		} else if (kind == BPF_ARG_ANY) {
+			continue;
+		} else if (kind == BPF_ARG_VALUE) {
 			size = map->def.value_size;
-			break;
-		case BPF_ARG_WRITE:
-			rights = BPF_WRITE;
-			/* fall through */
-		case BPF_ARG_READ:
+		} else if (kind == BPF_ARG_READ || kind == BPF_ARG_WRITE) {
+			rights = kind == BPF_ARG_READ ? BPF_READ : BPF_WRITE;
 			size = arg[n + 1];
 			ok = size <= BPF_MAX_SIZE;
-			break;
-		case BPF_ARG_SIZE:
+		} else if (kind == BPF_ARG_SIZE) {
 			ok = v >= 1 && v <= BPF_MAX_SIZE;
-			break;
-		case BPF_ARG_SIZE0:
+		} else if (kind == BPF_ARG_SIZE0) {
 			ok = v <= BPF_MAX_SIZE;
-			break;
-		case BPF_ARG_U64:
+		} else if (kind == BPF_ARG_CTX) {
+			ok = v == vm->ctx.base && vm->ctx.size >= sizeof(struct bpf_ctx);
+			complete(vm);
+		} else if (kind == BPF_ARG_U64) {
 			size = sizeof(uint64_t);
 			rights = BPF_WRITE;
-			break;
-		case BPF_ARG_RECORD:
+		} else { /* BPF_ARG_RECORD */
 			ok = false;
 			for (unsigned int i = 0; i < vm->grants; i++)
 				ok = ok || vm->grant[i].base == v;
-			break;
 		}
 		if (!ok)
 			return stop_arg(vm, h, n, v);
-		if (size > 0 && !uio_bpf_may(vm, v, size, rights)) {
+		if (size > 0 && !may(vm, v, size, rights)) {
 			vm->fault.size = (uint32_t)size;
 			vm->fault.rights = (uint8_t)rights;
 			return stop_arg(vm, h, n, v);
@@ -322,7 +334,7 @@ static void enter_frame(struct bpf_vm *vm, unsigned int depth)
 	case BPF_LDX | BPF_##MODE | BPF_##SIZE: {                                                  \
 		uint64_t addr = src + (uint64_t)(int64_t)in->offset;                               \
 		T v;                                                                               \
-		if (!uio_bpf_may(vm, addr, sizeof(v), BPF_READ))                                   \
+		if (!may(vm, addr, sizeof(v), BPF_READ))                                           \
 			STOP_MEMORY(sizeof(v), BPF_READ);                                          \
 		memcpy(&v, (const void *)(uintptr_t)addr, sizeof(v));                              \
 		*dst = (uint64_t)(convert)v;                                                       \
@@ -333,7 +345,7 @@ static void enter_frame(struct bpf_vm *vm, unsigned int depth)
 	case BPF_##CLASS | BPF_MEM | BPF_##SIZE: {                                                 \
 		uint64_t addr = *dst + (uint64_t)(int64_t)in->offset;                              \
 		T v = (T)(value);                                                                  \
-		if (!uio_bpf_may(vm, addr, sizeof(v), BPF_WRITE))                                  \
+		if (!may(vm, addr, sizeof(v), BPF_WRITE))                                          \
 			STOP_MEMORY(sizeof(v), BPF_WRITE);                                         \
 		memcpy((void *)(uintptr_t)addr, &v, sizeof(v));                                    \
 		continue;                                                                          \
@@ -342,7 +354,7 @@ static void enter_frame(struct bpf_vm *vm, unsigned int depth)
 #define ATOMIC_CASE(SIZE, bits)                                                                    \
 	case BPF_STX | BPF_ATOMIC | BPF_##SIZE: {                                                  \
 		uint64_t addr = *dst + (uint64_t)(int64_t)in->offset;                              \
-		if (!uio_bpf_may(vm, addr, bits / 8, BPF_READ | BPF_WRITE))                        \
+		if (!may(vm, addr, bits / 8, BPF_READ | BPF_WRITE))                                \
 			STOP_MEMORY(bits / 8, BPF_READ | BPF_WRITE);                               \
 		if (addr % (bits / 8) != 0) {                                                      \
 			vm->fault.address = addr;                                                  \
@@ -364,7 +376,8 @@ static void enter_frame(struct bpf_vm *vm, unsigned int depth)
 			goto budget;                                                               \
 	} while (0)
 
-static int interpret(struct bpf_vm *vm, const struct bpf_prog *prog, uint64_t *result)
+static inline __attribute__((always_inline)) int
+interpret(struct bpf_vm *vm, const struct bpf_prog *prog, uint64_t *result)
 {
 	uint64_t r[16]; /* so that no register number can leave it */
 	struct frame frame[BPF_MAX_FRAMES];
@@ -425,7 +438,10 @@ static int interpret(struct bpf_vm *vm, const struct bpf_prog *prog, uint64_t *r
 			continue;
 		case BPF_ALU64 | BPF_K | BPF_MOV:
 			*dst = (uint64_t)(int64_t)in->imm;
-			continue;
+			if (pc->opcode != BPF_OP_EXIT) /* how most programs end */
+				continue;
+			in = pc++;
+			goto exit;
 		case BPF_ALU64 | BPF_X | BPF_MOV:
 			*dst = in->offset ? sign_extended(src, in->offset) : src;
 			continue;
@@ -489,6 +505,7 @@ static int interpret(struct bpf_vm *vm, const struct bpf_prog *prog, uint64_t *r
 			continue;
 		}
 		case BPF_OP_EXIT:
+		exit:
 			CHARGE();
 			if (depth == 0) {
 				vm->used = prog->max_insns - budget - (uint64_t)left;

@@ -129,7 +129,7 @@ static int print_map(struct uio_exec *x, unsigned int number, uint32_t index)
 			status = 1;
 			break;
 		}
-		if (!uio_bpf_map_next(m, &cursor, row, row + key, &thread))
+		if (!uio_bpf_next_row(m, &cursor, row, row + key, &thread))
 			break;
 		memcpy(name, m->def.name, sizeof(name));
 		per_thread = m->def.type == BPF_MAP_THREAD_ARRAY;
