@@ -124,6 +124,8 @@ format: venv-dev ## rewrite sources in the project's format
 .PHONY: bench bench-check
 bench: deps-bench venv-dev guest overlays ## measure (QUICK=1 for a short run, SUITES="console …" for some); results in build/bench/
 	@$(BIN)/python -m bench $(if $(QUICK),--quick) --out $(BUILD)/bench $(SUITES)
+	@$(MAKE) -C refguest APP=calls O=$(abspath $(BUILD))/refguest
+	@$(BIN)/python -m bench.trace $(if $(QUICK),--quick) --out $(BUILD)/bench
 
 bench-check: venv-dev ## what moved between two result directories: OLD=… NEW=…
 	@$(BIN)/python -m bench.report $(OLD) $(NEW)
