@@ -8,9 +8,10 @@
  *   fsbench stat DIRECTORY COUNT          stat file-0, file-1, … in it
  *   fsbench readdir DIRECTORY             list it
  *
- * All but mount drop the kernel's caches first and print the nanoseconds it took. The kernel refuses
- * a port itself as transport of 9P (it has no read_iter), so a mount has one end of a socket pair
- * and two relays have the other; QEMU's virtio-9p needs none, which is part of the comparison.
+ * All but mount drop the kernel's caches first and print the nanoseconds it took. The kernel
+ * refuses a port itself as transport of 9P (it has no read_iter), so a mount has one end of a
+ * socket pair and two relays have the other; QEMU's virtio-9p needs none, which is part of the
+ * comparison.
  */
 #include <dirent.h>
 #include <errno.h>

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Times calls within the overlay, calls into the kernel (through a gate), and work without any; or faults. */
+/* Times calls within the overlay, calls into the kernel (through a gate), and work without any; or
+ * faults. */
 // uio: name = "gates"
 // uio: version = "1.0"
 // uio: description = "time calls through gates"

@@ -32,7 +32,8 @@ struct thread {
 	bool ours;    /* of libuio */
 	bool calls_c; /* leaves the CPU in a C call: vector registers need not be kept */
 	bool started; /* has reached its function */
-	bool pinned;  /* not to be preempted: inside libuio, which a thread of the application may be */
+	bool pinned; /* not to be preempted: inside libuio, which a thread of the application may be
+		      */
 	bool interruptible;
 	int reason; /* why it was woken */
 	uint32_t mxcsr;

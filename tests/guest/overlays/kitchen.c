@@ -22,9 +22,9 @@ static int square(int x)
 
 static int (*const table[])(int) = {twice, square};
 static const char *const words[] = {"zero", "one", "two"};
-static int zeroed[5000];      /* .bss, more than a page */
+static int zeroed[5000]; /* .bss, more than a page */
 static int initialised[] = {1, 2, 3};
-int common_symbol;            /* COMMON with -fcommon */
+int common_symbol; /* COMMON with -fcommon */
 
 static int ready;
 __attribute__((constructor)) static void construct(void)
