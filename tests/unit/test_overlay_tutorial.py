@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """docs/overlays.md says what happens: each command of its tutorial is run, and must print what is printed there.
 
-Blocks marked `console vm` need a running VM and are not run here.
+Blocks marked `console vm` need a running VM: tests/guest/test_tutorial.py.
 """
 
 from __future__ import annotations
