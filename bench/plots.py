@@ -34,7 +34,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path.with_suffix(".svg"), dpi=150)
+    figure.savefig(path.with_suffix(".svg"), dpi=100)
     figure.savefig(path.with_suffix(".png"), dpi=110)
 
 

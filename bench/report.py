@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -43,6 +44,7 @@ def conditions() -> dict[str, str]:
         "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "processor": f"{model[0] if model else platform.machine()}, {len(model)} cores seen",
         "host kernel": platform.release(),
+        "load before it began": f"{os.getloadavg()[0]:.1f} (average of a minute)",
         "accelerator": accelerator(),
         "guest kernel": kernel_paths()[0].name,
         "QEMU": _said(["qemu-system-x86_64", "--version"]),
@@ -56,7 +58,7 @@ def note_conditions(directory: Path, added: Sequence[str] = ()) -> None:
     path, now = directory / "conditions.json", conditions()
     if added:
         known = json.loads(path.read_text())
-        later = f"{', '.join(added)}: {now['commit']}, {now['when']}"
+        later = f"{', '.join(added)}: {now['commit']}, {now['when']}, load {now['load before it began']}"
         known["added"] = "; ".join(filter(None, [known.get("added", ""), later]))
         now = known
     path.write_text(json.dumps(now, indent=1) + "\n")
@@ -94,6 +96,7 @@ def write(directory: Path) -> None:
         "|---|---|",
         *(f"| {k} | {v} |" for k, v in known.items()),
         "",
+        *_note(directory),
         "## Goals\n",
         "| figure | median | compared with | ratio | goal | |",
         "|---|---|---|---|---|---|",
@@ -123,6 +126,12 @@ def write(directory: Path) -> None:
     (directory / "RESULTS.md").write_text("\n".join(text))
 
 
+def _note(directory: Path) -> list[str]:
+    """What whoever ran it has to say: the directory's note.md."""
+    path = directory / "note.md"
+    return [path.read_text()] if path.exists() else []
+
+
 def _number(value: float) -> str:
     return (
         f"{value:.0f}"
@@ -131,6 +140,11 @@ def _number(value: float) -> str:
         if abs(value) >= 10
         else f"{value:.2f}"
     )
+
+
+def _figure(value: float) -> str:
+    """Three digits, and no exponent for what is large."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _case(row: Row, members: list[Row]) -> str:
@@ -199,9 +213,12 @@ def _goal(row: Row, rows: list[Row]) -> str:
         compared, found = base.case, f"{middle:.2f} [{low:.2f}, {high:.2f}]"
     elif row.against is None and row.reference is not None:
         compared = f"{row.reference:g} {row.unit} (goal's reference)"
-        found = f"{row.median / row.reference:.2f}"
+        found = _figure(row.median / row.reference)
     goal, said = (
-        (f"{sign} {row.goal:.3g}", verdict(row, {r.case: r for r in rows if r.suite == row.suite}))
+        (
+            f"{sign} {_figure(row.goal)}",
+            verdict(row, {r.case: r for r in rows if r.suite == row.suite}),
+        )
         if row.goal is not None
         else ("", _cell(row.missing))
     )
