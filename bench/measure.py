@@ -8,6 +8,7 @@ what else the machine does falls on both.
 from __future__ import annotations
 
 import json
+import math
 import random
 import statistics
 import time
@@ -77,13 +78,22 @@ def in_turns(
 def ratio(of: list[float], to: list[float], seed: int = 1) -> tuple[float, float, float]:
     """The ratio of the medians, and its 95 % confidence interval by bootstrap."""
     draw = random.Random(seed)
-    middle = statistics.median(of) / statistics.median(to)
+    middle = _quotient(statistics.median(of), statistics.median(to))
     found = sorted(
-        statistics.median(draw.choices(of, k=len(of)))
-        / statistics.median(draw.choices(to, k=len(to)))
+        _quotient(
+            statistics.median(draw.choices(of, k=len(of))),
+            statistics.median(draw.choices(to, k=len(to))),
+        )
         for _ in range(RESAMPLES)
     )
     return middle, found[int(RESAMPLES * 0.025)], found[int(RESAMPLES * 0.975)]
+
+
+def _quotient(of: float, to: float) -> float:
+    """Of what may be nothing, such as memory lost: equal is 1, anything against nothing without bound."""
+    if to == 0:
+        return 1.0 if of == 0 else math.copysign(math.inf, of)
+    return of / to
 
 
 def verdict(row: Row, rows: Mapping[str, Row]) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,6 +30,11 @@ def test_a_ratio_of_medians_lies_within_its_interval() -> None:
     assert middle == pytest.approx(2.145 / 1.145)
     assert 1.7 < low < high < 2.1
     assert ratio(of, to) == (middle, low, high), "the same values have the same interval"
+
+
+def test_a_ratio_to_nothing_has_no_bound_and_nothing_equals_nothing() -> None:
+    assert ratio([0.0], [0.0]) == (1.0, 1.0, 1.0)
+    assert ratio([4.0], [0.0]) == (math.inf, math.inf, math.inf)
 
 
 def test_one_outlier_moves_neither_median_nor_ratio() -> None:
