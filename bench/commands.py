@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from bench.guest import ROOT, Channel, Guest, guest, kernel_paths, symbol
@@ -91,9 +92,7 @@ def _shapes(channel: Channel, store: Store, samples: int) -> Iterator[Row]:
         values = []
         for _ in range(samples):
             channel.unload(overlay.hash)
-            values.append(
-                timed(lambda o=overlay, i=image: channel.run(o.name, digest=o.hash, image=i))  # type: ignore[misc]
-            )
+            values.append(timed(partial(channel.run, name, digest=overlay.hash, image=image)))
         channel.unload(overlay.hash)
         yield Row("commands", f"cold push, {name}", "us", values)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from bench.console import machine
@@ -80,7 +81,7 @@ def _latency(vms: list[Machine], samples: int, limit_s: float = 60.0) -> list[fl
     end = time.monotonic() + limit_s
     while len(values) < samples and (not values or time.monotonic() < end):
         vm = vms[len(values) % len(vms)]
-        values.append(timed(lambda v=vm: v.exec("true")))  # type: ignore[misc]
+        values.append(timed(partial(vm.exec, "true")))
     return values
 
 

@@ -28,7 +28,7 @@ PERIOD_USEC = 100_000
 _UNLIMITED = 1 << 62  # v1 writes "no limit" as the largest page count
 
 
-class Memory(ErrorsInWords, MemoryController):  # type: ignore[misc]
+class Memory(ErrorsInWords, MemoryController):
     """memory.*"""
 
     LIMITS = ("memory", "memory_high")
@@ -68,7 +68,7 @@ class Memory(ErrorsInWords, MemoryController):  # type: ignore[misc]
         return event
 
 
-class Cpu(ErrorsInWords, CpuController):  # type: ignore[misc]
+class Cpu(ErrorsInWords, CpuController):
     """cpu.*"""
 
     LIMITS = ("cpu", "cpu_weight")
@@ -86,7 +86,7 @@ class Cpu(ErrorsInWords, CpuController):  # type: ignore[misc]
         usage.throttled_usec = self.stat.get("throttled_time", 0) // 1000
 
 
-class CpuAcct(ErrorsInWords, CpuAcctController):  # type: ignore[misc]
+class CpuAcct(ErrorsInWords, CpuAcctController):
     """cpuacct.*"""
 
     LIMITS = ()
@@ -99,7 +99,7 @@ class CpuAcct(ErrorsInWords, CpuAcctController):  # type: ignore[misc]
         usage.cpu_usec = self.usage_ns // 1000
 
 
-class Pids(ErrorsInWords, Controller):  # type: ignore[misc]
+class Pids(ErrorsInWords, Controller):
     """pids.*, which cgroupspy does not have; the files are v2's."""
 
     LIMITS = ("pids",)
@@ -115,7 +115,7 @@ class Pids(ErrorsInWords, Controller):  # type: ignore[misc]
         usage.pids_limit = self.max
 
 
-class BlkIO(ErrorsInWords, BlkIOController):  # type: ignore[misc]
+class BlkIO(ErrorsInWords, BlkIOController):
     """blkio.throttle.*"""
 
     LIMITS = ("io",)
@@ -151,7 +151,7 @@ class BlkIO(ErrorsInWords, BlkIOController):  # type: ignore[misc]
         usage.io_read_bytes, usage.io_write_bytes = totals["Read"], totals["Write"]
 
 
-class Freezer(ErrorsInWords, Controller):  # type: ignore[misc]
+class Freezer(ErrorsInWords, Controller):
     """freezer.*"""
 
     LIMITS = ()

@@ -20,7 +20,7 @@ _PRESSURE = {"cpu": "cpu.pressure", "memory": "memory.pressure", "io": "io.press
 _IN_MODIFY = 0x2
 
 
-class Core(ErrorsInWords, Controller):  # type: ignore[misc]
+class Core(ErrorsInWords, Controller):
     """cgroup.* and the figures that are there without any controller."""
 
     LIMITS = ()
@@ -61,7 +61,7 @@ class Core(ErrorsInWords, Controller):  # type: ignore[misc]
             self.set_property(b"cgroup.subtree_control", f"-{controller}")
 
 
-class Memory(ErrorsInWords, Controller):  # type: ignore[misc]
+class Memory(ErrorsInWords, Controller):
     """memory.*"""
 
     LIMITS = ("memory", "memory_high")
@@ -99,7 +99,7 @@ class Memory(ErrorsInWords, Controller):  # type: ignore[misc]
         return fd
 
 
-class Cpu(ErrorsInWords, Controller):  # type: ignore[misc]
+class Cpu(ErrorsInWords, Controller):
     """cpu.*"""
 
     LIMITS = ("cpu", "cpu_weight")
@@ -117,7 +117,7 @@ class Cpu(ErrorsInWords, Controller):  # type: ignore[misc]
         """`Core` reads cpu.stat."""
 
 
-class Pids(ErrorsInWords, Controller):  # type: ignore[misc]
+class Pids(ErrorsInWords, Controller):
     """pids.*"""
 
     LIMITS = ("pids",)
@@ -133,7 +133,7 @@ class Pids(ErrorsInWords, Controller):  # type: ignore[misc]
         usage.pids_limit = self.max
 
 
-class Io(ErrorsInWords, Controller):  # type: ignore[misc]
+class Io(ErrorsInWords, Controller):
     """io.*"""
 
     LIMITS = ("io",)

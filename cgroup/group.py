@@ -22,7 +22,7 @@ _KILL_PATIENCE_S = 10.0
 _FIELDS = ("memory", "memory_high", "cpu", "cpu_weight", "pids", "io")
 
 
-class Group(NodeControlGroup):  # type: ignore[misc]
+class Group(NodeControlGroup):
     """One cgroup. Made by `cgroup.create` or `cgroup.open`.
 
     The calling process may be in the group itself, as uiod is: `kill` spares it and `delete` moves it back to where it

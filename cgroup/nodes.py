@@ -22,7 +22,7 @@ from cgroup.layout import Hierarchy
 _RMDIR_PATIENCE_S = 5.0  # a killed process is in its cgroup until the kernel has taken it apart
 
 
-class MaxFile(BaseFileInterface):  # type: ignore[misc]
+class MaxFile(BaseFileInterface):
     """A number or the word `max`, which is `None` here."""
 
     def sanitize_get(self, value: str) -> int | None:
@@ -32,7 +32,7 @@ class MaxFile(BaseFileInterface):  # type: ignore[misc]
         return "max" if value is None else str(int(value))
 
 
-class KeyedFile(BaseFileInterface):  # type: ignore[misc]
+class KeyedFile(BaseFileInterface):
     """Lines of `key number`, as in cpu.stat or memory.events."""
 
     readonly = True
@@ -42,14 +42,14 @@ class KeyedFile(BaseFileInterface):  # type: ignore[misc]
         return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
 
 
-class WordsFile(BaseFileInterface):  # type: ignore[misc]
+class WordsFile(BaseFileInterface):
     """Words separated by blanks, as in cgroup.controllers; written as one string."""
 
     def sanitize_get(self, value: str) -> list[str]:
         return value.split()
 
 
-class TextFile(BaseFileInterface):  # type: ignore[misc]
+class TextFile(BaseFileInterface):
     """A file whose content its controller reads itself."""
 
 
@@ -87,7 +87,7 @@ class ErrorsInWords:
         return os.path.exists(self.filepath(filename.encode()))
 
 
-class GroupNode(Node):  # type: ignore[misc]
+class GroupNode(Node):
     """One cgroup in one hierarchy, with all the controllers that the hierarchy has.
 
     `path` is relative to the mount, as /proc/PID/cgroup shows it; `full_path` is the directory.

@@ -14,7 +14,7 @@ import platform
 import resource
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -230,14 +230,14 @@ def apply(files: Files, *, net_admin: bool, helper: bool) -> tuple[dict[str, obj
         return force, missing
     no_new_privileges()
     force["no_new_privs"] = True
-    steps: Iterable[tuple[str, object]] = (
+    steps: Iterable[tuple[str, Callable[[], object]]] = (
         ("capabilities", lambda: drop_capabilities(net_admin)),
         ("landlock_version", lambda: landlock(files)),
         ("seccomp_forbidden_calls", seccomp),
     )
     for name, step in steps:
         try:
-            force[name] = step()  # type: ignore[operator]
+            force[name] = step()
         except Unavailable as error:
             missing.append(f"{name}: {error}")
     return force, missing

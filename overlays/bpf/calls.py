@@ -97,8 +97,11 @@ class Call:
         if value is None:
             raise Refusal(f"{self.helper.name} takes r{number}, which was not written")
         if arg is Arg.CTX:
-            start = isinstance(value, Pointer) and value.base is Base.CTX
-            if not start or memory.constant(value.offset) != 0:  # type: ignore[union-attr]
+            if (
+                not isinstance(value, Pointer)
+                or value.base is not Base.CTX
+                or memory.constant(value.offset) != 0
+            ):
                 raise Refusal(f"{self.helper.name} takes the context in r{number}")
         elif arg is Arg.MAP:
             self.map_argument(number, value)

@@ -13,6 +13,7 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
@@ -156,11 +157,11 @@ class _Reader:
                     )
                 self._add_data(index, section.name, section)
 
-    def _add_data(self, index: int, name: str, section: object) -> None:
-        header = section.header  # type: ignore[attr-defined]
+    def _add_data(self, index: int, name: str, section: Any) -> None:
+        header = section.header
         size = header["sh_size"]
         empty = header["sh_type"] == "SHT_NOBITS"
-        data = b"" if empty else bytes(section.data())  # type: ignore[attr-defined]
+        data = b"" if empty else bytes(section.data())
         readonly = not header["sh_flags"] & 1
         self.map_of_section[index] = len(self.maps)
         self.maps.append(
