@@ -122,13 +122,17 @@ format: venv-dev ## rewrite sources in the project's format
 	@git ls-files '*.c' '*.h' | xargs -r clang-format-14 -i
 
 .PHONY: bench bench-check
-bench: deps-bench venv-dev guest overlays ## measure (QUICK=1 for a short run, SUITES="console …" for some); results in build/bench/
-	@$(BIN)/python -m bench $(if $(QUICK),--quick) --out $(BUILD)/bench $(SUITES)
-	@$(MAKE) -C refguest APP=calls O=$(abspath $(BUILD))/refguest
-	@$(BIN)/python -m bench.trace $(if $(QUICK),--quick) --out $(BUILD)/bench
+bench: deps-bench venv-dev guest overlays ## measure (QUICK=1: short; SUITES="console …": some; PUBLISH=1: to bench/results); see build/bench/
+	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(PUBLISH),--out bench/results --page bench/RESULTS.md,--out $(BUILD)/bench) $(SUITES)
 
-bench-check: venv-dev ## what moved between two result directories: OLD=… NEW=…
-	@$(BIN)/python -m bench.report $(OLD) $(NEW)
+# The two directories may be said as goals of make: what follows bench-check is none.
+ifeq ($(firstword $(MAKECMDGOALS)),bench-check)
+COMPARED := $(wordlist 2,3,$(MAKECMDGOALS))
+.PHONY: $(COMPARED)
+$(COMPARED): ; @:
+endif
+bench-check: venv-dev ## what moved between two result directories: make bench-check OLD NEW (or OLD=… NEW=…)
+	@$(BIN)/python -m bench.check $(or $(COMPARED),$(OLD) $(NEW))
 
 .PHONY: clean
 clean: ## remove build/

@@ -6,13 +6,14 @@ The kernel is the reference guest, or KERNEL=/path (with KERNEL_DBG=/path); the 
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def qemu_command(
             "-device", f"virtserialport,bus=uio.0,chardev={port},name=org.uio.{port}",
         ]  # fmt: skip
     command += ["-qmp", f"unix:{directory}/qmp.sock,server=on,wait=off"]
-    return [*command, *more]
+    return [*command, *(text.replace("@", str(directory)) for text in more)]
 
 
 @dataclass
@@ -230,6 +231,40 @@ def connect(path: Path) -> socket.socket:
             return sock
 
 
+class Monitor:
+    """A blocking client of QMP."""
+
+    def __init__(self, path: Path) -> None:
+        self._sock = connect(path)
+        self._file = self._sock.makefile("rw")
+        self.run("qmp_capabilities")
+
+    def run(self, name: str, **arguments: object) -> object:
+        """A command's answer, when it has been done.
+
+        :raise RuntimeError: QEMU refuses it
+        """
+        self._file.write(json.dumps({"execute": name, "arguments": arguments}) + "\n")
+        self._file.flush()
+        while line := self._file.readline():
+            answer = json.loads(line)
+            if "error" in answer:
+                raise RuntimeError(f"{name}: {answer['error']}")
+            if "return" in answer:
+                return answer["return"]
+        raise EOFError("QEMU is gone")
+
+    def word(self, address: int) -> int:
+        """Eight bytes of the guest's memory."""
+        said = self.run("human-monitor-command", **{"command-line": f"x /1gx {address}"})
+        return int(str(said).split("0x")[1], 16)
+
+    def close(self) -> None:
+        """Leave."""
+        self._file.close()
+        self._sock.close()
+
+
 @dataclass
 class Guest:
     """A running QEMU."""
@@ -246,19 +281,14 @@ class Guest:
         """The raw bytes of a port."""
         return connect(self.directory / f"{name}.sock")
 
+    def monitor(self) -> Monitor:
+        """QEMU's own view; one at a time."""
+        return Monitor(self.directory / "qmp.sock")
+
     def word(self, address: int) -> int:
         """Eight bytes of the guest's memory, which it does not notice."""
-        with connect(self.directory / "qmp.sock") as sock, sock.makefile("rw") as file:
-            for text in (
-                '{"execute": "qmp_capabilities"}',
-                f'{{"execute": "human-monitor-command", "arguments": {{"command-line": "x /1gx {address}"}}}}',
-            ):
-                file.write(text + "\n")
-                file.flush()
-            while '"return": "' not in (line := file.readline()):
-                if not line:
-                    raise EOFError("QEMU is gone")
-        return int(line.split("0x")[1].split("\\")[0], 16)
+        with closing(self.monitor()) as monitor:
+            return monitor.word(address)
 
     def log(self) -> bytes:
         """The serial line so far."""
@@ -270,7 +300,7 @@ class Guest:
 def guest(
     kernel: Path | None = None, more: Sequence[str] = (), *, memory: str = "64M", cpu: str = "max"
 ) -> Iterator[Guest]:
-    """Boot one; it is killed at the end."""
+    """Boot one; it is killed at the end. In `more`, @ stands for its directory."""
     with tempfile.TemporaryDirectory(prefix="uio-bench-") as name:
         directory = Path(name)
         command = qemu_command(directory, kernel or kernel_paths()[0], more, memory=memory, cpu=cpu)

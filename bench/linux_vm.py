@@ -56,6 +56,14 @@ def program(name: str) -> str:
     return path
 
 
+def kernel_version() -> str:
+    """Of the kernel it boots; `?` where there is none."""
+    try:
+        return vmlinuz().name.removeprefix("vmlinuz-")
+    except (OSError, AssertionError, StopIteration, subprocess.CalledProcessError):
+        return "?"
+
+
 def _with_libraries(path: str) -> dict[str, bytes]:
     linked = subprocess.run(["ldd", path], capture_output=True, text=True, check=False).stdout
     return {p.lstrip("/"): Path(p).read_bytes() for p in [path, *re.findall(r"(/\S+)", linked)]}

@@ -28,6 +28,7 @@ class Row:
     :ivar against: the case of the same suite that it is compared with, if any.
     :ivar goal: the most (`better` lower) or least (higher) that the median, or with `against` the ratio, should be.
     :ivar missing: why there are no values.
+    :ivar paired: each value was taken next to the one of `against` with the same number: the ratio is that of pairs.
     """
 
     suite: str
@@ -42,6 +43,7 @@ class Row:
     )
     figure: str = ""  # the row of the design's table of figures that it answers
     missing: str = ""
+    paired: bool = False
 
     @property
     def median(self) -> float:
@@ -89,6 +91,14 @@ def ratio(of: list[float], to: list[float], seed: int = 1) -> tuple[float, float
     return middle, found[int(RESAMPLES * 0.025)], found[int(RESAMPLES * 0.975)]
 
 
+def factor(row: Row, base: Row, seed: int = 1) -> tuple[float, float, float]:
+    """How many times the base's value a row has, and the 95 % confidence interval."""
+    if not row.paired or len(row.values) != len(base.values):
+        return ratio(row.values, base.values, seed)
+    pairs = [_quotient(a, b) for a, b in zip(row.values, base.values, strict=True)]
+    return ratio(pairs, [1.0], seed)
+
+
 def _quotient(of: float, to: float) -> float:
     """Of what may be nothing, such as memory lost: equal is 1, anything against nothing without bound."""
     if to == 0:
@@ -105,11 +115,20 @@ def verdict(row: Row, rows: Mapping[str, Row]) -> str:
         base = rows.get(row.against)
         if base is None or not base.values:
             return ""
-        value /= base.median
+        value = factor(row, base)[0]
     elif row.reference is not None:
         value /= row.reference
     good = value <= row.goal if row.better == "lower" else value >= row.goal
     return "met" if good else "missed"
+
+
+def certain(row: Row, rows: Mapping[str, Row]) -> bool:
+    """Whether the verdict would be the same at either end of the confidence interval (where there is one)."""
+    base = rows.get(row.against or "")
+    if row.goal is None or base is None or not row.values or not base.values:
+        return True
+    _, low, high = factor(row, base)
+    return not low < row.goal < high
 
 
 def save(rows: Iterable[Row], path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""RESULTS.md and plots from the raw values of a run; and what moved between two runs."""
+"""RESULTS.md and plots from the raw values of a run (bench.check compares two)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from pathlib import Path
 
 from bench import plots
 from bench.guest import accelerator, kernel_paths
-from bench.measure import Row, load, ratio, verdict
+from bench.linux_vm import kernel_version
+from bench.measure import Row, certain, factor, load, verdict
+
+PAGE, NOTE = "RESULTS.md", "note.md"
+WHOLE = "the suite"  # the case of a row that says why a suite did not come to its end
 
 
 def line(row: Row) -> str:
@@ -30,10 +34,19 @@ def _said(command: list[str]) -> str:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
         return "?"
-    return done.stdout.strip().split("\n")[0]
+    return (done.stdout or done.stderr).strip().split("\n")[0]
 
 
-def conditions() -> dict[str, str]:
+# Peer: how it says its version.
+PEERS = {
+    "ssh": ["ssh", "-V"],
+    "dropbear": ["/usr/sbin/dropbear", "-V"],
+    "guest agent": ["/usr/sbin/qemu-ga", "--version"],
+    "diod": ["/usr/sbin/diod", "--version"],
+}
+
+
+def conditions(quick: bool = False) -> dict[str, str]:
     """Machine, accelerator, versions, commit."""
     model = [
         text.partition(":")[2].strip()
@@ -46,16 +59,35 @@ def conditions() -> dict[str, str]:
         "host kernel": platform.release(),
         "load before it began": f"{os.getloadavg()[0]:.1f} (average of a minute)",
         "accelerator": accelerator(),
+        "run": "quick: few samples" if quick else "full",
         "guest kernel": kernel_paths()[0].name,
         "QEMU": _said(["qemu-system-x86_64", "--version"]),
         "Python": platform.python_version(),
+        "peers": ", ".join(f"{name}: {_said(command)}" for name, command in PEERS.items())
+        + f", Linux of the VM: {kernel_version()}",
         "commit": _said(["git", "describe", "--always", "--dirty"]),
     }
 
 
-def note_conditions(directory: Path, added: Sequence[str] = ()) -> None:
+def note_time(directory: Path, suite: str, took_s: float) -> None:
+    """How long a suite took."""
+    path = directory / "conditions.json"
+    known = json.loads(path.read_text())
+    known.setdefault(TOOK, {})[suite] = round(took_s)
+    path.write_text(json.dumps(known, indent=1) + "\n")
+
+
+TOOK = "seconds"
+
+
+def _took(seconds: dict[str, int]) -> str:
+    each = ", ".join(f"{name} {s} s" for name, s in seconds.items())
+    return f"{sum(seconds.values()) / 60:.1f} min: {each}"
+
+
+def note_conditions(directory: Path, added: Sequence[str] = (), *, quick: bool = False) -> None:
     """Write down what a run that begins now is run with; of suites that are added to one, the commit."""
-    path, now = directory / "conditions.json", conditions()
+    path, now = directory / "conditions.json", conditions(quick)
     if added:
         known = json.loads(path.read_text())
         later = f"{', '.join(added)}: {now['commit']}, {now['when']}, load {now['load before it began']}"
@@ -84,17 +116,21 @@ FIGURES = {
 }
 
 
-def write(directory: Path) -> None:
-    """RESULTS.md and the plots."""
+def write(directory: Path, page: Path | None = None) -> None:
+    """The page (RESULTS.md there) and the plots."""
+    page = page or directory / PAGE
+    there = os.path.relpath(directory, page.parent)
+    plot = "" if there == "." else f"{there}/"
     rows = load(directory / "raw.jsonl")
     known = json.loads((directory / "conditions.json").read_text())
     text = [
         "# Results\n",
-        "Made by `make bench`; every value is in `raw.jsonl`. A ratio is that of the medians, with its 95 % confidence",
-        "interval (bootstrap); what is compared was taken in turns. p95: 19 of 20 values are better.\n",
+        f"Made by `make bench`; every value is in `{plot}raw.jsonl`. A ratio is that of the medians, with its",
+        "95 % confidence interval (bootstrap); what is compared was taken in turns. p95: 19 of 20 values are better.\n",
         "| | |",
         "|---|---|",
-        *(f"| {k} | {v} |" for k, v in known.items()),
+        *(f"| {k} | {v} |" for k, v in known.items() if k != TOOK),
+        f"| time | {_took(known.get(TOOK, {}))} |",
         "",
         *_note(directory),
         "## Goals\n",
@@ -111,7 +147,7 @@ def write(directory: Path) -> None:
     ]
     if reached:
         plots.goals(reached, directory / "goals")
-        text += ["![goals](goals.svg)\n"]
+        text += [f"![goals]({plot}goals.svg)\n"]
     for suite in dict.fromkeys(row.suite for row in rows):
         members = [row for row in rows if row.suite == suite]
         text += [
@@ -121,14 +157,14 @@ def write(directory: Path) -> None:
             *(_case(row, members) for row in members),
         ]
         if plots.suite(members, directory / suite):
-            text += ["", f"![{suite}]({suite}.svg)"]
+            text += ["", f"![{suite}]({plot}{suite}.svg)"]
         text.append("")
-    (directory / "RESULTS.md").write_text("\n".join(text))
+    page.write_text("\n".join(text))
 
 
 def _note(directory: Path) -> list[str]:
     """What whoever ran it has to say: the directory's note.md."""
-    path = directory / "note.md"
+    path = directory / NOTE
     return [path.read_text()] if path.exists() else []
 
 
@@ -154,10 +190,15 @@ def _case(row: Row, members: list[Row]) -> str:
     bad = row.p95 if row.better == "lower" else sorted(row.values)[int(len(row.values) * 0.05)]
     shown, to = "", _base(row, members)
     if to is not None and to.median:
-        middle, low, high = ratio(row.values, to.values)
-        shown = f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+        shown = _ratio(row, to)
     cells = [row.case, _number(row.median), _number(bad), row.unit, str(len(row.values)), shown]
     return f"| {' | '.join(cells)} | {to.case if to else ''} |"
+
+
+def _ratio(row: Row, base: Row) -> str:
+    middle, low, high = factor(row, base)
+    digits = 4 if high - low < 0.02 and abs(middle - 1) < 0.1 else 2
+    return f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _cell(text: str) -> str:
@@ -181,7 +222,7 @@ def reach(row: Row, rows: list[Row]) -> float | None:
         base = _base(row, rows)
         if base is None:
             return None
-        value /= base.median
+        value = factor(row, base)[0]
     elif row.reference is not None:
         value /= row.reference
     if not value:
@@ -194,7 +235,7 @@ def goals(rows: list[Row]) -> list[str]:
     lines = []
     for figure, suite in FIGURES.items():
         members = [row for row in rows if row.figure.startswith(figure)]
-        failed = [r.missing for r in rows if r.suite == suite and r.case == "the suite"]
+        failed = [r.missing for r in rows if r.suite == suite and r.case == WHOLE]
         why = failed[0] if failed else f"the suite `{suite}` was not run to its end"
         lines += [_goal(row, rows) for row in members] or [
             f"| {figure} | not measured: {_cell(why)} | | | | |"
@@ -209,15 +250,14 @@ def _goal(row: Row, rows: list[Row]) -> str:
     compared = found = ""
     base = _base(row, rows)
     if base is not None:
-        middle, low, high = ratio(row.values, base.values)
-        compared, found = base.case, f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+        compared, found = base.case, _ratio(row, base)
     elif row.against is None and row.reference is not None:
         compared = f"{row.reference:g} {row.unit} (goal's reference)"
         found = _figure(row.median / row.reference)
     goal, said = (
         (
             f"{sign} {_figure(row.goal)}",
-            verdict(row, {r.case: r for r in rows if r.suite == row.suite}),
+            _said_of(row, {r.case: r for r in rows if r.suite == row.suite}),
         )
         if row.goal is not None
         else ("", _cell(row.missing))
@@ -225,34 +265,19 @@ def _goal(row: Row, rows: list[Row]) -> str:
     return f"| {row.figure} | {_number(row.median)} {row.unit} | {compared} | {found} | {goal} | {said} |"
 
 
-def compare(old: Path, new: Path) -> int:
-    """What moved by more than its confidence interval allows for."""
-    before = {(r.suite, r.case): r for r in load(old / "raw.jsonl") if r.values}
-    moved = 0
-    for row in load(new / "raw.jsonl"):
-        was = before.get((row.suite, row.case))
-        if was is None or not row.values:
-            continue
-        middle, low, high = ratio(row.values, was.values)
-        if low > 1.05 or high < 0.95:
-            moved += 1
-            print(
-                f"{row.suite:<10} {row.case:<52} {was.median:.1f} → {row.median:.1f} {row.unit} (× {middle:.2f})"
-            )
-    print(f"{moved} of {len(before)} moved")
-    return 0
+def _said_of(row: Row, rows: dict[str, Row]) -> str:
+    said = verdict(row, rows)
+    return said if certain(row, rows) else f"{said}; the goal lies within the interval"
 
 
 def main() -> int:
-    """`python -m bench.report OLD NEW`; with one directory, its report is written anew."""
-    parser = argparse.ArgumentParser(prog="python -m bench.report", description=compare.__doc__)
-    parser.add_argument("old", type=Path)
-    parser.add_argument("new", type=Path, nargs="?")
+    """`python -m bench.report DIRECTORY [PAGE]`: write a report anew."""
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description=main.__doc__)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("page", type=Path, nargs="?")
     options = parser.parse_args()
-    if options.new is None:
-        write(options.old)
-        return 0
-    return compare(options.old, options.new)
+    write(options.directory, options.page)
+    return 0
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import sys
-import types
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from bench import __main__ as command
 from bench import plots, report
 from bench.measure import Row, load, save
 
+TOP = Path(__file__).parents[2]
 ECHO = "console echo `\\n` → prompt"
 
 
@@ -76,49 +75,99 @@ def test_results_hold_conditions_cases_and_plots(tmp_path: Path) -> None:
         assert (directory / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(
-    ("new", "moved"),
-    [([10.0] * 20, False), ([10.2] * 20, False), ([20.0] * 20, True), ([5.0] * 20, True)],
-)
-def test_bench_check_names_what_moved(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], new: list[float], moved: bool
-) -> None:
-    old = result(tmp_path / "old", [Row("s", "case", "us", [10.0] * 20)])
-    report.compare(old, result(tmp_path / "new", [Row("s", "case", "us", new)]))
-    said = capsys.readouterr().out
-    assert ("case" in said) == moved
-    assert f"{int(moved)} of 1 moved" in said
+def test_the_page_may_lie_elsewhere_than_its_plots(tmp_path: Path) -> None:
+    directory = result(tmp_path / "results", [Row("boot", "ours", "ms", [1.0, 2.0])])
+    report.note_time(directory, "boot", 61.7)
+    report.write(directory, tmp_path / "RESULTS.md")
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "![boot](results/boot.svg)" in text and "`results/raw.jsonl`" in text
+    assert "| time | 1.0 min: boot 62 s |" in text
+    assert not (directory / "RESULTS.md").exists()
 
 
-def test_what_was_not_measured_both_times_is_not_compared(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    old = result(tmp_path / "old", [Row("s", "a", "us", [1.0]), Row("s", "b", "us", missing="x")])
-    new = [Row("s", "a", "us", missing="y"), Row("s", "b", "us", [5.0]), Row("s", "c", "us", [1.0])]
-    report.compare(old, result(tmp_path / "new", new))
-    assert capsys.readouterr().out == "0 of 1 moved\n"
+def test_a_goal_within_the_interval_is_said_to_be(tmp_path: Path) -> None:
+    base = [1.0, 1.1, 0.9, 1.2, 0.8, 1.3, 0.7] * 5
+    rows = [
+        Row("console", "ssh", "us", base),
+        Row("console", "ours", "us", [v * 0.99 for v in base[::-1]], against="ssh", goal=1.0),
+    ]
+    rows[1].figure = ECHO
+    line = next(text for text in report.goals(rows) if ECHO in text)
+    assert line.endswith("| met; the goal lies within the interval |")
+    rows[1].goal = 2.0
+    line = next(text for text in report.goals(rows) if ECHO in text)
+    assert line.endswith("| met |")
+
+
+@pytest.fixture
+def suites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory whose modules are suites too, also in processes of their own."""
+    directory = tmp_path / "suites"
+    directory.mkdir()
+    (directory / "sitecustomize.py").write_text(
+        f"import bench\nbench.__path__.append({str(directory)!r})\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{directory}:{TOP}")
+    return directory
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, suites: Path, texts: dict[str, str], *arguments: str
+) -> int:
+    """`python -m bench` with these suites."""
+    for name, text in texts.items():
+        (suites / f"{name}.py").write_text(
+            "import os\nfrom bench.measure import Row\ndef measure(quick):\n" + text
+        )
+    monkeypatch.setattr(command, "SUITES", {name: command.Suite("", 1, 1) for name in texts})
+    monkeypatch.setattr(report, "conditions", lambda *_: {"accelerator": "tcg", "commit": "c",
+                        "when": "now", "load before it began": "0"})  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+    return command.main()
 
 
 def test_a_suite_that_fails_keeps_its_rows_and_the_other_suites(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    suites: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    def broken(quick: bool) -> Iterator[Row]:
-        yield Row("broken", "before", "us", [1.0])
-        raise ZeroDivisionError("a mistake")
+    texts = {
+        "broken": "  yield Row('broken', 'before', 'us', [1.0])\n  1 / 0\n",
+        "killed": "  yield Row('killed', 'before', 'us', [1.0])\n  os.kill(os.getpid(), 9)\n",
+        "sound": "  yield Row('sound', 'case', 'us', [2.0])\n",
+    }
+    assert run(monkeypatch, suites, texts, "--quick", "--out", str(tmp_path / "out")) == 1
+    rows = load(tmp_path / "out" / "raw.jsonl")
+    assert [(row.suite, row.case) for row in rows] == [
+        ("broken", "before"), ("broken", "the suite"),
+        ("killed", "before"), ("killed", "the suite"), ("sound", "case"),
+    ]  # fmt: skip
+    assert rows[1].missing == "ZeroDivisionError: division by zero"
+    assert rows[3].missing == "its process ended with status -9"
+    known = json.loads((tmp_path / "out" / "conditions.json").read_text())
+    assert set(known["seconds"]) == set(texts)
+    assert (tmp_path / "out" / "RESULTS.md").exists()
+    said = capfd.readouterr().err
+    assert "bench: killed (2 of 3): about" in said and "left" in said
+    assert "bench: failed: broken, killed" in said
 
-    def sound(quick: bool) -> Iterator[Row]:
-        yield Row("sound", "case", "us", [2.0])
 
-    for name, measure in (("broken", broken), ("sound", sound)):
-        module = types.ModuleType(f"bench.{name}")
-        module.measure = measure  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, f"bench.{name}", module)
-    monkeypatch.setattr(command, "SUITES", {"broken": "", "sound": ""})
-    monkeypatch.setattr(sys, "argv", ["bench", "--quick", "--out", str(tmp_path)])
-    assert command.main() == 0
-    rows = load(tmp_path / "raw.jsonl")
-    assert [row.case for row in rows] == ["before", "the suite", "case"]
-    assert rows[1].missing == "ZeroDivisionError: a mistake"
+def test_a_suite_that_hangs_is_ended_with_what_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suites: Path
+) -> None:
+    hanging = (
+        "  import subprocess\n"
+        "  process = subprocess.Popen(['sleep', '1000'])\n"
+        "  yield Row('hanging', 'child', 'pid', [process.pid])\n"
+        "  process.wait()\n"
+    )
+    monkeypatch.setattr(command, "LIMIT_S", {False: 2, True: 2})
+    assert run(monkeypatch, suites, {"hanging": hanging}, "--out", str(tmp_path / "out")) == 1
+    rows = load(tmp_path / "out" / "raw.jsonl")
+    assert rows[-1].missing == "it took longer than 2 s"
+    child = Path(f"/proc/{int(rows[0].values[0])}")
+    assert not child.exists() or "sleep" not in (child / "cmdline").read_text()
 
 
 @pytest.mark.parametrize(
@@ -136,21 +185,21 @@ def test_peers_have_a_colour_of_their_own(case: str, peer: bool) -> None:
 
 
 def test_suites_are_added_to_the_results_of_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suites: Path
 ) -> None:
-    def again(quick: bool) -> Iterator[Row]:
-        yield Row("again", "case", "us", [2.0])
-
     rows = [Row("first", "case", "us", [1.0]), Row("again", "case", "us", [9.0])]
     directory = result(tmp_path / "run", rows)
-    module = types.ModuleType("bench.again")
-    module.measure = again  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "bench.again", module)
-    monkeypatch.setattr(command, "SUITES", {"again": ""})
-    monkeypatch.setattr(sys, "argv", ["bench", "--add", "--out", str(directory), "again"])
-    assert command.main() == 0
+    (directory / "note.md").write_text("kept")
+    texts = {"again": "  yield Row('again', 'case', 'us', [2.0])\n"}
+    assert run(monkeypatch, suites, texts, "--add", "--out", str(directory), "again") == 0
     found = load(directory / "raw.jsonl")
     assert [(r.suite, r.values) for r in found] == [("first", [1.0]), ("again", [2.0])]
     known = json.loads((directory / "conditions.json").read_text())
     assert known["accelerator"] == "tcg"
     assert known["added"].startswith("again: ")
+    assert "kept" in (directory / "RESULTS.md").read_text()
+    # Without --add nothing of a run before stays.
+    (directory / "first.svg").touch()
+    assert run(monkeypatch, suites, texts, "--out", str(directory)) == 0
+    assert [r.suite for r in load(directory / "raw.jsonl")] == ["again"]
+    assert not (directory / "first.svg").exists() and not (directory / "note.md").exists()
