@@ -54,9 +54,14 @@ struct virtio_queue {
 	void *cookies[];
 };
 
+/*
+ * What we stored is seen by the device before we load what it says: else both think that the other
+ * has been told, and wait. QEMU before 8.1 leaves the fence out when it emulates one CPU ("Do not
+ * elide memory barriers for !CF_PARALLEL"); `pause` makes its thread take a lock, which is one.
+ */
 static void barrier(void)
 {
-	__asm__ volatile("mfence" : : : "memory");
+	__asm__ volatile("mfence; pause" : : : "memory");
 }
 
 static volatile uint16_t *used_event(struct virtio_queue *q)

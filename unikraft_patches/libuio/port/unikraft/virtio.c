@@ -237,8 +237,19 @@ int uio_port_vq_add(struct uio_vq *vq, const struct uio_sg *sg, unsigned int out
 	return rc < 0 ? rc : 0;
 }
 
+/*
+ * QEMU before 8.1 leaves out memory barriers when it emulates one CPU, so that the device and we
+ * may both miss what the other has just said; `pause` makes its thread take a lock, which is a
+ * barrier. It costs next to nothing elsewhere.
+ */
+static void barrier(void)
+{
+	__asm__ volatile("pause" : : : "memory");
+}
+
 void uio_port_vq_kick(struct uio_vq *vq)
 {
+	barrier();
 	virtqueue_host_notify(vq->queue);
 }
 
@@ -251,7 +262,10 @@ void *uio_port_vq_get(struct uio_vq *vq, uint32_t *len)
 
 bool uio_port_vq_irq_on(struct uio_vq *vq)
 {
-	return virtqueue_intr_enable(vq->queue) == 0;
+	if (virtqueue_intr_enable(vq->queue) != 0)
+		return false;
+	barrier();
+	return !virtqueue_hasdata(vq->queue);
 }
 
 unsigned int uio_port_vq_size(const struct uio_vq *vq)
