@@ -43,7 +43,8 @@ SUITES = {
     "console": Suite(
         "echo and whole commands, beside ssh, the guest agent, a local shell", 150, 45
     ),
-    "commands": Suite("overlays cold and cached, pushed and pulled, by size and imports", 60, 10),
+    "commands": Suite("an overlay cold and cached, pushed and pulled; 10 000 loads", 45, 8),
+    "loads": Suite("cold loads by size and imports, pushed, pulled, isolated, checked", 60, 15),
     "breakdown": Suite("where the time of a command goes; a hundred overlays in a row", 30, 15),
     "transfer": Suite("console output, files over uIO-fs", 20, 5),
     "files": Suite("uIO-fs, beside QEMU's virtio-9p and ext4 in a Linux guest", 150, 40),

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Loading and running of overlays: cold, cached, pushed, pulled, by size and by imports; ten thousand of them."""
+"""Loading and running of one overlay: cold, cached, pushed, pulled; ten thousand times. `loads` has other overlays."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 from bench.guest import ROOT, Channel, Guest, guest, kernel_paths, symbol
@@ -14,9 +13,6 @@ from bench.host import make_store, served
 from bench.measure import Row, in_turns, timed
 from overlays.kernel import Kernel
 from overlays.store import Store
-
-SIZES_KIB = (1, 16, 128, 1024)
-IMPORTS = (1, 10, 40)
 
 
 def measure(quick: bool) -> Iterator[Row]:
@@ -27,12 +23,10 @@ def measure(quick: bool) -> Iterator[Row]:
         guest() as vm,
     ):
         home = Path(name)
-        sources = [ROOT / "overlays" / "src" / "hello.c", *_sources(home)]
-        store = make_store(home, sources, ["-fno-builtin", "-w"])
+        store = make_store(home, [ROOT / "overlays" / "src" / "hello.c"])
         with served(vm, store, home):
             channel = vm.channel(Kernel.open(kernel_paths()[1]))
             yield from _commands(channel, store, samples)
-            yield from _shapes(channel, store, max(30, samples // 4))
             yield _many(vm, channel, store, 1000 if quick else 10_000)
             channel.close()
 
@@ -83,20 +77,6 @@ def _commands(channel: Channel, store: Store, samples: int) -> Iterator[Row]:
     yield Row("commands", "hello, cold, pulled and linked by the guest", "us", pulled)
 
 
-def _shapes(channel: Channel, store: Store, samples: int) -> Iterator[Row]:
-    kernel = channel.kernel
-    assert kernel is not None
-    for name in [f"size{kib}" for kib in SIZES_KIB] + [f"imports{n}" for n in IMPORTS]:
-        overlay = store.get(name)
-        image = channel.linked(overlay, kernel)
-        values = []
-        for _ in range(samples):
-            channel.unload(overlay.hash)
-            values.append(timed(partial(channel.run, name, digest=overlay.hash, image=image)))
-        channel.unload(overlay.hash)
-        yield Row("commands", f"cold push, {name}", "us", values)
-
-
 def _many(vm: Guest, channel: Channel, store: Store, loads: int) -> Row:
     """Load, run, unload: the free frames of the guest's kernel must not become fewer."""
     row = Row(
@@ -118,35 +98,3 @@ def _many(vm: Guest, channel: Channel, store: Store, loads: int) -> Row:
         channel.unload(hello.hash)
     row.values, row.missing = [(before - vm.word(counter)) * 4.0], ""
     return row
-
-
-# ---- what is loaded ----
-
-_HEAD = '// uio: name = "{name}"\n// uio: version = "1"\n'
-_NAMES = """
-strlen strcmp strncmp strchr strrchr strstr strspn strcspn strpbrk memcmp memchr isalpha isdigit isspace isupper
-islower ispunct isxdigit tolower toupper atoi atol abs labs isalnum iscntrl isgraph isprint strcpy strncpy strcat
-strncat memcpy memmove memset rand stpcpy strcoll strtok strdup
-""".split()  # noqa: SIM905 (forty quoted names would hide what they are)
-
-
-def _sources(directory: Path) -> Iterator[Path]:
-    for kib in SIZES_KIB:
-        path = directory / f"size{kib}.c"
-        path.write_text(
-            _HEAD.format(name=path.stem)
-            + f"const volatile unsigned char ballast[{kib << 10}] = {{1}};\n"
-            + "int main(void) { return ballast[0] - 1; }\n"
-        )
-        yield path
-    for count in IMPORTS:
-        path = directory / f"imports{count}.c"
-        names = sorted(set(_NAMES))[:count]
-        path.write_text(
-            _HEAD.format(name=path.stem)
-            + "".join(f"extern void {n}(void);\n" for n in names)
-            + "static void (*const volatile all[])(void) = {"
-            + ", ".join(names)
-            + "};\nint main(void) { return !all[0]; }\n"
-        )
-        yield path

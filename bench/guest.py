@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -54,19 +55,23 @@ def kernel_paths(app: str = "count") -> tuple[Path, Path]:
     return image, Path(os.environ.get("KERNEL_DBG", image))
 
 
-def reference(app: str, *, libuio: bool = True) -> Path:
+def reference(app: str, *, libuio: bool = True, key: Path | None = None) -> Path:
     """The reference guest's image of an application, built anew if need be; with libuio or without.
 
-    :raise RuntimeError: KERNEL is given, and such an application needs ours
+    :param key: a public key: the kernel checks the signatures of overlays itself
+    :raise RuntimeError: KERNEL is given, and such an application needs ours; or it cannot be built
     """
     if os.environ.get("KERNEL"):
         raise RuntimeError(f"needs the reference guest's `{app}`")
     out = ROOT / "build" / "refguest"
     command = ["make", "-s", "-C", str(ROOT / "refguest"), f"APP={app}", f"O={out}"]
-    subprocess.run(
-        [*command, f"LIBUIO={'yes' if libuio else 'no'}"], check=True, stdout=subprocess.DEVNULL
-    )
-    return out / f"{app}{'' if libuio else '-bare'}.elf"
+    command += [f"LIBUIO={'yes' if libuio else 'no'}"]
+    if key is not None:
+        command += ["SIGNATURES=yes", f"KEYS={key}", f"PYTHON={sys.executable}"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        raise RuntimeError(f"`{' '.join(command)}`: {made.stderr[-300:]}")
+    return out / f"{app}{'' if libuio else '-bare'}{'-signed' if key else ''}.elf"
 
 
 def symbol(image: Path, name: str) -> int | None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -18,14 +18,17 @@ from overlays.store import Store
 from overlays.trust import Trust
 
 
-def make_store(directory: Path, sources: Sequence[Path], flags: Sequence[str] = ()) -> Store:
-    """Build the sources into that directory, signed with a key made for it."""
-    private = directory / "key.pem"
-    generate(private)
+def make_store(
+    directory: Path, sources: Iterable[Path], flags: Sequence[str] = (), key: Path | None = None
+) -> Store:
+    """Build the sources into that directory, signed with that key, or one made for it."""
+    private = key or directory / "key.pem"
+    if key is None:
+        generate(private)
     for source in sources:
         output = directory / f"{source.stem}.uio"
         build([source], output, kernel=None, key=private, flags=flags)
-    return Store([directory], Trust.load([directory / "key.pub.pem"], "refuse"))
+    return Store([directory], Trust.load([private.with_suffix(".pub.pem")], "refuse"))
 
 
 def served(vm: Guest, store: Store, host: Path) -> AbstractContextManager[None]:

@@ -239,7 +239,7 @@ def _with_imports(declared: Manifest, obj: Object, listed: bool) -> Manifest:
     names = sorted({s.name for s in link.imports(obj)})
     if not listed:
         return msgspec.structs.replace(declared, imports=names)
-    outside = [n for n in names if not declared.allows(n)]
+    outside = sorted(set(names) - declared.allowed(names))
     if outside:
         raise BuildError(
             "the code uses what the manifest's imports do not list: " + ", ".join(outside),

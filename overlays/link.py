@@ -246,10 +246,12 @@ def resolve(overlay: Overlay, kernel: Kernel) -> dict[int, Symbol | None]:
     found: dict[int, Symbol | None] = {}
     problems: list[str] = []
     hints: list[str] = []
-    for symbol in imports(overlay.object):
+    wanted = list(imports(overlay.object))
+    allowed = overlay.manifest.allowed(symbol.name for symbol in wanted)
+    for symbol in wanted:
         name = symbol.name
         target = kernel.for_overlay(name)
-        if not overlay.manifest.allows(name):
+        if name not in allowed:
             problems.append(f"{name} is not among the imports of its manifest")
         elif target is None and symbol.bind == elf.STB_WEAK:
             found[symbol.index] = None

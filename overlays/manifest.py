@@ -11,6 +11,7 @@ import fnmatch
 import re
 import struct
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ MAX_IMPORTS = 4096
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}\Z")  # fits char[64] of an image
 PAGE = 4096
 
+_WILD = frozenset("*?[")  # what makes a name a pattern
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _BYTES = re.compile(r"(\d+)\s*([KMG]?)(?:i?B)?\Z")
 _DURATION = re.compile(r"(\d+)\s*(ms|s|min)\Z")
@@ -50,9 +52,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     timeout_ms: int = 0
     memory: int = 0
 
+    def allowed(self, names: Iterable[str]) -> set[str]:
+        """Those of the names that the overlay may import. Not quadratic where both are many and no pattern is one."""
+        asked = set(names)
+        patterns = [entry for entry in self.imports if not _WILD.isdisjoint(entry)]
+        found = asked.intersection(self.imports).difference(patterns)
+        if patterns:
+            either = re.compile("|".join(map(fnmatch.translate, patterns)))
+            found.update(name for name in asked - found if either.match(name))
+        return found
+
     def allows(self, name: str) -> bool:
         """Whether the overlay may import this name."""
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.imports)
+        return name in self.allowed([name])
 
 
 _FIELDS = tuple(Manifest.__struct_fields__)

@@ -196,11 +196,12 @@ class Store:
 def admit(overlay: Overlay, trust: Trust) -> None:
     """Everything a site asks of an overlay besides its signature; raises OverlayError."""
     link.check(overlay.object)
-    for symbol in link.imports(overlay.object):
-        if not overlay.manifest.allows(symbol.name):
-            raise Refused(f"it imports {symbol.name}, which its manifest does not list")
-        if trust.denies(symbol.name):
-            raise Refused(f"it imports {symbol.name}, which this site lets no overlay import")
+    names = [symbol.name for symbol in link.imports(overlay.object)]
+    if unlisted := sorted(set(names) - overlay.manifest.allowed(names)):
+        raise Refused(f"it imports {unlisted[0]}, which its manifest does not list")
+    for name in names:
+        if trust.denies(name):
+            raise Refused(f"it imports {name}, which this site lets no overlay import")
     findings = scan.scan(overlay.elf)
     if findings:
         more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,22 @@ def test_imports_are_patterns() -> None:
     assert WANTED.allows("printf") and WANTED.allows("app_start")
     assert not WANTED.allows("fprintf") and not WANTED.allows("APP_x")
     assert not Manifest(name="x").allows("printf")
+
+
+@given(
+    st.lists(st.text("ab*?[]!", max_size=4), max_size=6),
+    st.lists(st.text("ab*[]", max_size=4), max_size=6),
+)
+def test_many_names_are_allowed_as_one_is_by_fnmatch(patterns: list[str], names: list[str]) -> None:
+    allowed = Manifest(name="x", imports=patterns).allowed(names)
+    assert allowed == {n for n in names if any(fnmatch.fnmatchcase(n, p) for p in patterns)}
+
+
+def test_a_thousand_plain_imports_compile_no_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patterns are for what has wildcards: names are looked up, or a link would be quadratic in them."""
+    wanted = Manifest(name="x", imports=[f"name_{n}" for n in range(1000)])
+    monkeypatch.setattr(fnmatch, "translate", lambda _: pytest.fail("a plain name was a pattern"))
+    assert wanted.allowed(["name_7", "name_1000"]) == {"name_7"}
 
 
 def test_the_file_carries_it_in_a_section_that_is_not_loaded(tmp_path: Path) -> None:
