@@ -14,13 +14,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import vm
+from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 
 from overlays.bpf import asm, session
+from overlays.bpf.functions import BEFORE
 from overlays.bpf.helpers import Kind
 from overlays.bpf.model import Object, Program
 from overlays.bpf.trace.codegen import compile_trace
@@ -31,7 +33,6 @@ from uiod.ctl.settings import settings
 from uiod.run import Machine
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(240)]
-ours = pytest.mark.skipif("KERNEL" in os.environ, reason="an application of the reference guest")
 
 
 class Image:
@@ -40,10 +41,32 @@ class Image:
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
             elf = ELFFile(file)
-            text = elf.get_section_by_name(".text")
-            self.start, self.text = text["sh_addr"], text.data()
-            table = elf.get_section_by_name(".symtab")
-            self.symbols = {s.name: s["st_value"] for s in table.iter_symbols()}
+            self.text = {
+                section["sh_addr"]: section.data()
+                for section in elf.iter_sections("SHT_PROGBITS")
+                if section["sh_flags"] & SH_FLAGS.SHF_EXECINSTR
+            }
+            symtab: Any = elf.get_section_by_name(".symtab")
+            table = list(symtab.iter_symbols())
+        self.symbols = {s.name: s["st_value"] for s in table}
+        self.functions = [
+            range(s["st_value"] - BEFORE, s["st_value"] + s["st_size"])
+            for s in table
+            if s["st_info"]["type"] == "STT_FUNC"
+        ]
+
+    def changed(self, machine: Machine) -> list[int]:
+        """Addresses at which the text of the machine is not the file's."""
+        places = []
+        for start, text in self.text.items():
+            found = machine.exec("memory", f"{start:x}", f"{len(text):x}").stdout
+            places += [
+                start + i for i, (a, b) in enumerate(zip(found, text, strict=True)) if a != b
+            ]
+        if "KERNEL" in os.environ:
+            # Unikraft's first page tables and descriptors lie in the text, and change by themselves.
+            places = [a for a in places if any(a in function for function in self.functions)]
+        return places
 
 
 IMAGES: dict[str, Image] = {}  # by the name of the machine that runs it
@@ -78,9 +101,7 @@ def nothing_stays(request: pytest.FixtureRequest) -> Iterator[None]:
         if name in request.fixturenames:
             machine: Machine = request.getfixturevalue(name)
             until_nothing_is_loaded(machine)
-            image = IMAGES[machine.name]
-            found = machine.exec("memory", f"{image.start:x}", f"{len(image.text):x}").stdout
-            assert found == image.text, "the text is not as it was"
+            assert IMAGES[machine.name].changed(machine) == [], "the text is not as it was"
 
 
 def until_nothing_is_loaded(machine: Machine) -> None:
@@ -396,7 +417,6 @@ def until_rounds(machine: Machine, more: int) -> None:
         assert time.monotonic() < deadline, "the application does not go on"
 
 
-@ours
 def test_no_function_notices(traced: Machine) -> None:
     probes = " ".join(
         f"entry:{f} {{ @e_{f} = count(); }} return:{f} {{ @r_{f} = count(); @s[stack] = count(); }}"
@@ -414,7 +434,6 @@ def test_no_function_notices(traced: Machine) -> None:
     until_rounds(traced, 100)
 
 
-@ours
 def test_recursion_is_seen_as_it_is(traced: Machine) -> None:
     tracer = Tracer(
         traced,
@@ -434,7 +453,6 @@ def test_recursion_is_seen_as_it_is(traced: Machine) -> None:
     assert value(traced, "mistakes") == 0
 
 
-@ours
 def test_fields_behind_pointers(traced: Machine) -> None:
     tracer = Tracer(
         traced,
@@ -447,7 +465,6 @@ def test_fields_behind_pointers(traced: Machine) -> None:
     assert sorted(re.findall(r"@next\[(\d+)\]", out)) == ["0", "2"]
 
 
-@ours
 def test_attaching_and_detaching_under_load(traced: Machine) -> None:
     obj = compile_trace(
         " ".join(f"entry:{f} {{ @e = count(); }} return:{f} {{ @r = count(); }}" for f in HARD)

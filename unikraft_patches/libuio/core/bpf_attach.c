@@ -9,7 +9,8 @@
  * The right column is the function with a program. A thread that was left
  * anywhere in the room goes on correctly before and after a change: the
  * second byte of the jump is a harmless instruction itself (stc, or cmc
- * behind endbr64), and the call is one instruction.
+ * behind endbr64), and the call is one instruction. clang fills the room at
+ * the function's start with one instruction, in whose middle nobody is.
  *
  * A hit runs to its end without giving the CPU away (uio_port_hold), so no
  * two hits overlap, nothing that a hit uses can vanish under it, and one
@@ -44,6 +45,7 @@
 struct point {
 	struct point *next;
 	uintptr_t function, resume;
+	uint8_t room[ROOM]; /* what was at its start */
 	struct bpf_link *entry, *ret;
 };
 
@@ -398,6 +400,15 @@ void uio_bpf_on_return(struct returned *r)
 /* ---- the text ---- */
 
 static const uint8_t nops[BEFORE] = {0x90, 0x90, 0x90, 0x90, 0x90};
+static const uint8_t long_nop[ROOM] = {0x66, 0x90};
+
+static bool room_is_free(uintptr_t function)
+{
+	const void *start = (const void *)(function + endbr(function));
+
+	return memcmp((const void *)(function - BEFORE), nops, BEFORE) == 0 &&
+	       (memcmp(start, nops, ROOM) == 0 || memcmp(start, long_nop, ROOM) == 0);
+}
 
 static int open_gate(uintptr_t function)
 {
@@ -414,9 +425,9 @@ static int open_gate(uintptr_t function)
 	return err ? err : uio_port_text_write(start, jump, ROOM);
 }
 
-static void close_gate(uintptr_t function)
+static void close_gate(uintptr_t function, const uint8_t room[ROOM])
 {
-	uio_port_text_write(function + endbr(function), nops, ROOM);
+	uio_port_text_write(function + endbr(function), room, ROOM);
 	for (unsigned int i = 0; i < BEFORE; i++)
 		uio_port_text_write(function - BEFORE + i, nops + i, 1);
 }
@@ -441,9 +452,7 @@ int uio_bpf_can_attach(uintptr_t function, const char **why)
 		*why = "the function is too far away";
 		return -ERANGE;
 	}
-	if (*find(function) == NULL &&
-	    (memcmp((const void *)(function - BEFORE), nops, BEFORE) != 0 ||
-	     memcmp((const void *)(function + endbr(function)), nops, ROOM) != 0)) {
+	if (*find(function) == NULL && !room_is_free(function)) {
 		*why = "the room at its start is not as the compiler left it";
 		return -EIO;
 	}
@@ -471,11 +480,12 @@ int uio_bpf_attach(struct bpf_link *link, const char **why)
 			.function = link->function,
 			.resume = link->function + endbr(link->function) + ROOM,
 		};
+		memcpy(p->room, (const void *)(p->resume - ROOM), ROOM);
 		*at = p;
 		err = open_gate(link->function);
 		if (err) {
 			*why = "the text cannot be written";
-			close_gate(link->function);
+			close_gate(link->function, p->room);
 			*at = NULL;
 			uio_port_free(p);
 			return err;
@@ -504,7 +514,7 @@ void uio_bpf_detach(struct bpf_link *link)
 		forget_returns(p->function);
 	returns -= at_return;
 	if (!p->entry && !p->ret) {
-		close_gate(p->function);
+		close_gate(p->function, p->room);
 		*at = p->next;
 		uio_port_free(p);
 	}

@@ -54,11 +54,20 @@ static bool may_yield_at(uintptr_t ip)
 	       (ip >= (uintptr_t)uio_app_text && ip < (uintptr_t)uio_app_etext);
 }
 
+static bool is_held(void)
+{
+#if CONFIG_LIBUIO_TRACING
+	return uio_port_hold != 0;
+#else
+	return false;
+#endif
+}
+
 void uio_preempt_soon(void)
 {
 	struct __regs *r = interrupted;
 
-	if (!r || !may_yield_at(r->rip))
+	if (!r || is_held() || !may_yield_at(r->rip))
 		return;
 	/* As if the interrupted instruction were preceded by a call. Nothing here has a red zone.
 	 */

@@ -37,6 +37,13 @@ static int number_thread(struct uk_thread *child, struct uk_thread *parent __unu
 }
 UK_THREAD_INIT_PRIO_FLAGS(number_thread, 0x0, UK_PRIO_LATEST, UK_THREAD_INITF_UKTLS);
 
+unsigned int uio_port_thread_id(void)
+{
+	const struct uk_thread *self = uk_thread_current();
+
+	return self && self->flags & UK_THREADF_UKTLS ? uk_thread_uktls_var(self, thread_id) : 0;
+}
+
 /* An allocator of stacks alone, in the form the scheduler wants. */
 static void *stack_memalign(struct uk_alloc *a __unused, __sz align __unused, __sz size)
 {
