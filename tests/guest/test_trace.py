@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import signal
@@ -14,15 +13,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 import vm
-from elftools.elf.constants import SH_FLAGS
-from elftools.elf.elffile import ELFFile
+from kernel_text import Image
 
 from overlays.bpf import asm, session
-from overlays.bpf.functions import BEFORE
 from overlays.bpf.helpers import Kind
 from overlays.bpf.model import Object, Program
 from overlays.bpf.trace.codegen import compile_trace
@@ -33,40 +30,6 @@ from uiod.ctl.settings import settings
 from uiod.run import Machine
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(240)]
-
-
-class Image:
-    """What is in the kernel's file."""
-
-    def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            elf = ELFFile(file)
-            self.text = {
-                section["sh_addr"]: section.data()
-                for section in elf.iter_sections("SHT_PROGBITS")
-                if section["sh_flags"] & SH_FLAGS.SHF_EXECINSTR
-            }
-            symtab: Any = elf.get_section_by_name(".symtab")
-            table = list(symtab.iter_symbols())
-        self.symbols = {s.name: s["st_value"] for s in table}
-        self.functions = [
-            range(s["st_value"] - BEFORE, s["st_value"] + s["st_size"])
-            for s in table
-            if s["st_info"]["type"] == "STT_FUNC"
-        ]
-
-    def changed(self, machine: Machine) -> list[int]:
-        """Addresses at which the text of the machine is not the file's."""
-        places = []
-        for start, text in self.text.items():
-            found = machine.exec("memory", f"{start:x}", f"{len(text):x}").stdout
-            places += [
-                start + i for i, (a, b) in enumerate(zip(found, text, strict=True)) if a != b
-            ]
-        if "KERNEL" in os.environ:
-            # Unikraft's first page tables and descriptors lie in the text, and change by themselves.
-            places = [a for a in places if any(a in function for function in self.functions)]
-        return places
 
 
 IMAGES: dict[str, Image] = {}  # by the name of the machine that runs it
@@ -101,7 +64,13 @@ def nothing_stays(request: pytest.FixtureRequest) -> Iterator[None]:
         if name in request.fixturenames:
             machine: Machine = request.getfixturevalue(name)
             until_nothing_is_loaded(machine)
-            assert IMAGES[machine.name].changed(machine) == [], "the text is not as it was"
+            assert changed(machine) == [], "the text is not as it was"
+
+
+def changed(machine: Machine) -> list[int]:
+    return IMAGES[machine.name].changed(
+        lambda start, size: machine.exec("memory", f"{start:x}", f"{size:x}").stdout
+    )
 
 
 def until_nothing_is_loaded(machine: Machine) -> None:
@@ -444,9 +413,8 @@ def test_recursion_is_seen_as_it_is(traced: Machine) -> None:
     out = tracer.end()
     rounds = int(re.search(r"@rounds: (\d+)", out)[1])  # type: ignore[index]
     # fib(10) is called twice a round, with 177 calls in all each time, of which one returns 55.
-    assert (
-        2 * 177 * (rounds - 1) <= int(re.search(r"@calls: (\d+)", out)[1]) <= 2 * 177 * (rounds + 1)
-    )  # type: ignore[index]
+    calls = int(re.search(r"@calls: (\d+)", out)[1])  # type: ignore[index]
+    assert 2 * 177 * (rounds - 1) <= calls <= 2 * 177 * (rounds + 1)
     assert abs(int(re.search(r"@\[55\]: (\d+)", out)[1]) - 2 * rounds) <= 4  # type: ignore[index]
     assert re.findall(r"@t\[(\d+)\]", out) == ["55"]
     assert re.findall(r"@j\[(\d+)\]", out) == ["7"]

@@ -213,6 +213,7 @@ class FakeApi:
 
     def __init__(self, root: Path, name: str = "count", *, ready: bool = True) -> None:
         self.name = name
+        self.kernel = "/k/count.elf"
         self.directory = root / name
         self.directory.mkdir(parents=True, exist_ok=True)
         self.ready = ready
@@ -275,7 +276,7 @@ class FakeApi:
             "qemu_pid": 1235,
             "accel": "tcg",
             "accel_reason": "KVM does not run guests here",
-            "kernel": "/k/count.elf",
+            "kernel": self.kernel,
             "config": "/etc/uio/count.cfg",
             "memory_bytes": 128 << 20,
             "cpus": 1,

@@ -267,6 +267,33 @@ def test_completion(api: FakeApi, root: Path, line: str, offered: list[str]) -> 
     assert complete(line) == offered
 
 
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("uioctl trace c", ["count"]),
+        ("uioctl trace count e", ["entry:"]),
+        ("uioctl trace count entry:se", ["entry:serve", "entry:set_count"]),
+        ("uioctl trace count 'return:ser", ["return:serve"]),
+        ("uioctl trace count entry:serve,return:set", ["entry:serve,return:set_count"]),
+        ("uioctl trace count interval:s", []),
+        ("uioctl trace count entry:closed", []),
+        ("uioctl trace -l count se", ["serve", "set_count"]),
+        ("uioctl trace nosuch entry:se", []),
+    ],
+)
+def test_completion_of_functions(
+    api: FakeApi, tmp_path: Path, line: str, offered: list[str]
+) -> None:
+    (tmp_path / "a.c").write_text(
+        "void serve(void) {}\nvoid set_count(long n) {}\nint main(void) { return 0; }\n"
+        "__attribute__((patchable_function_entry(0))) void closed(void) {}\n"
+    )
+    api.kernel = str(tmp_path / "kernel")
+    flags = ["-O2", "-fno-pie", "-no-pie", "-fpatchable-function-entry=7,5"]
+    subprocess.run(["gcc", *flags, "-w", "-o", api.kernel, tmp_path / "a.c"], check=True)
+    assert complete(line) == offered
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts(root: Path, shell: str) -> None:
     script = run("completion", shell).stdout

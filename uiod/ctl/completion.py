@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Completion of commands, VMs, overlays and builtins for bash, zsh and fish.
+"""Completion of commands, VMs, overlays, builtins and traced functions for bash, zsh and fish.
 
 The shells' glue is typer's; the names come from the runtime root and from the VM's own API, quickly or not at all.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -47,6 +48,33 @@ def complete_overlay(ctx: Any, args: list[str], incomplete: str) -> list[str]:
     complete_vm(ctx, args, "")
     vm = ctx.params.get("vm")
     return [name for name in _overlays(vm) if name.startswith(incomplete)] if vm else []
+
+
+def complete_probe(ctx: Any, args: list[str], incomplete: str) -> list[str]:
+    """The first probe of a trace: its kind, and the functions of the VM that is named already."""
+    listing = ctx.params.get("listing")
+    kind, colon, function = ("", "", incomplete) if listing else incomplete.rpartition(":")
+    if not listing and not colon:
+        return [p for p in _PROBES if p.startswith(incomplete)]
+    if kind.rpartition(",")[2] not in ("", "entry", "return"):
+        return []
+    complete_vm(ctx, args, "")  # for the runtime root
+    names = _functions(ctx.params["vm"]) if ctx.params.get("vm") else []
+    return [f"{kind}{colon}{name}" for name in names if name.startswith(function)]
+
+
+_PROBES = ("entry:", "return:", "interval:", "BEGIN", "END")
+
+
+def _functions(vm: str) -> list[str]:
+    from overlays.bpf.functions import Functions  # noqa: PLC0415 (only for this)
+    from overlays.errors import OverlayError  # noqa: PLC0415
+
+    try:
+        info = vms.find(vm).get("/v1/vm", timeout=_PATIENCE_S)
+        return Functions(Path(info.get("symbols") or info["kernel"])).names
+    except (CtlError, OverlayError, OSError, KeyError, TypeError):
+        return []
 
 
 def _overlays(vm: str) -> list[str]:
@@ -89,4 +117,7 @@ def completion(
     script = typers.get_completion_script(  # type: ignore[attr-defined]
         prog_name="uioctl", complete_var="_UIOCTL_COMPLETE", shell=chosen
     )
+    if chosen == "bash":
+        # A probe is one word, which bash would split at its colon.
+        script += "\nCOMP_WORDBREAKS=${COMP_WORDBREAKS//:}"
     sys.stdout.write(script + "\n")

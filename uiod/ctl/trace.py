@@ -16,7 +16,7 @@ from overlays.bpf.trace.codegen import Trace, compile_trace
 from overlays.bpf.trace.session import Session
 from overlays.bpf.trace.types import CType
 from uiod.ctl.bpf_stream import Interrupts, Stream, Vm, in_words
-from uiod.ctl.completion import complete_vm
+from uiod.ctl.completion import complete_probe, complete_vm
 from uiod.ctl.errors import TRANSPORT, USAGE, CtlError
 from uiod.ctl.options import duration
 from uiod.ctl.output import Output
@@ -56,6 +56,7 @@ def trace(
         typer.Argument(
             metavar="EXPRESSION",
             help="Probes with what to do at them; - reads it from standard input.",
+            autocompletion=complete_probe,
         ),
     ] = None,
     listing: Annotated[
