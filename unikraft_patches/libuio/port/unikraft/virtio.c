@@ -242,14 +242,14 @@ int uio_port_vq_add(struct uio_vq *vq, const struct uio_sg *sg, unsigned int out
  * may both miss what the other has just said; `pause` makes its thread take a lock, which is a
  * barrier. It costs next to nothing elsewhere.
  */
-static void barrier(void)
+static void device_barrier(void)
 {
 	__asm__ volatile("pause" : : : "memory");
 }
 
 void uio_port_vq_kick(struct uio_vq *vq)
 {
-	barrier();
+	device_barrier();
 	virtqueue_host_notify(vq->queue);
 }
 
@@ -264,7 +264,7 @@ bool uio_port_vq_irq_on(struct uio_vq *vq)
 {
 	if (virtqueue_intr_enable(vq->queue) != 0)
 		return false;
-	barrier();
+	device_barrier();
 	return !virtqueue_hasdata(vq->queue);
 }
 
