@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import report
+from bench.guest import NotHere
 from bench.measure import Row, load, save
 
 LIMIT_S = {False: 900, True: 300}  # of one suite; by whether it is a quick run
@@ -89,11 +90,10 @@ def main() -> int:
     # As an exception, so that the suite is ended, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        _run(suites, options.quick, options.out)
+        failed = _run(suites, options.quick, options.out)
     finally:
         report.write(options.out, page)
         print(f"bench: see {page}", file=sys.stderr)
-    failed = [row.suite for row in load(raw) if row.case == report.WHOLE]
     if failed:
         print(f"bench: failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -111,8 +111,9 @@ def _begin(out: Path, suites: Sequence[str], *, add: bool, quick: bool) -> None:
     report.note_conditions(out, suites if kept else [], quick=quick)
 
 
-def _run(suites: Sequence[str], quick: bool, out: Path) -> None:
-    """One after the other, and say how long it goes on."""
+def _run(suites: Sequence[str], quick: bool, out: Path) -> list[str]:
+    """One after the other, and say how long it goes on. Those that failed."""
+    failed = []
     expected = {name: SUITES[name].expected(quick) for name in suites}
     begun, done_s = time.monotonic(), 0
     for number, name in enumerate(suites, 1):
@@ -126,6 +127,8 @@ def _run(suites: Sequence[str], quick: bool, out: Path) -> None:
         )  # fmt: skip
         started = time.monotonic()
         failure = _suite(name, quick, out)
+        if failure is not None:
+            failed.append(name)
         if failure:
             row = Row(name, report.WHOLE, "", missing=failure)
             save([row], out / "raw.jsonl")
@@ -134,14 +137,15 @@ def _run(suites: Sequence[str], quick: bool, out: Path) -> None:
         report.note_time(out, name, took)
         done_s += expected[name]
         print(f"bench: {name} took {_clock(took)}", file=sys.stderr, flush=True)
+    return failed
 
 
 def _clock(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def _suite(name: str, quick: bool, out: Path) -> str:
-    """Why it did not come to its end, or nothing."""
+def _suite(name: str, quick: bool, out: Path) -> str | None:
+    """None, or why it did not come to its end: nothing, if it has said so itself."""
     command = [sys.executable, "-m", "bench", "--rows", "--out", str(out), name]
     process = subprocess.Popen([*command, *(["--quick"] if quick else [])], start_new_session=True)
     try:
@@ -149,7 +153,8 @@ def _suite(name: str, quick: bool, out: Path) -> str:
     except subprocess.TimeoutExpired:
         return f"it took longer than {_clock(LIMIT_S[quick])}"
     else:
-        return "" if status in (0, REPORTED) else f"its process ended with status {status}"
+        said = {0: None, REPORTED: ""}
+        return said.get(status, f"its process ended with status {status}")
     finally:
         _end(process)
 
@@ -176,6 +181,8 @@ def _rows(name: str, quick: bool, raw: Path) -> int:
         for row in suite.measure(quick):
             save([row], raw)
             print(report.line(row), flush=True)
+    except NotHere as why:
+        save([Row(name, report.WHOLE, "", missing=str(why))], raw)
     except Exception as error:  # it is a result, like any other
         row = Row(name, report.WHOLE, "", missing=f"{type(error).__name__}: {error}")
         save([row], raw)

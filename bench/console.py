@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from bench.guest import ROOT, Guest, accelerator, guest, kernel_paths, reference
-from bench.linux_vm import LinuxVm, Shell, linux_vm
+from bench.guest import ROOT, Guest, NotHere, accelerator, guest, kernel_paths, reference
+from bench.linux_vm import Agent, LinuxVm, Shell, linux_vm
 from bench.measure import Row, in_turns, timed
 from uiod.run import Machine
 
@@ -54,8 +54,9 @@ def measure(quick: bool) -> Iterator[Row]:
             )  # fmt: skip
             return
         yield from _echoes(stack, echo, linux, samples)
-        yield from _processes(stack, daemon, uioctl, linux, max(30, samples // 4))
-        yield from _loaded(stack, linux, samples)
+        agent = stack.enter_context(closing(linux.agent()))
+        yield from _processes(stack, daemon, uioctl, linux, agent, max(30, samples // 4))
+        yield from _loaded(stack, linux, agent, max(60, samples))
 
 
 def console(vm: Guest) -> socket.socket:
@@ -139,9 +140,13 @@ def local_shell() -> Shell:
 
 
 def _processes(
-    stack: ExitStack, daemon: Machine, uioctl: list[str], linux: LinuxVm, samples: int
+    stack: ExitStack,
+    daemon: Machine,
+    uioctl: list[str],
+    linux: LinuxVm,
+    agent: Agent,
+    samples: int,
 ) -> Iterator[Row]:
-    agent = stack.enter_context(closing(linux.agent()))
     # A second ssh that has its connection already, kept by a first one.
     path = str(linux.directory / "master.sock")
     master = [*linux.ssh[:-1], "-o", f"ControlPath={path}"]
@@ -170,36 +175,51 @@ def _processes(
         )  # fmt: skip
 
 
-def _loaded(stack: ExitStack, linux: LinuxVm, samples: int) -> Iterator[Row]:
+LOADED = {
+    "ours": "uIO-console echo, the application never rests",
+    "ssh": "echo over ssh, a process of the VM never rests",
+    "agent": "guest agent: guest-exec, a process of the VM never rests",
+    "local": "newline to prompt of a local shell, another process never rests",
+}
+
+
+def _loaded(stack: ExitStack, linux: LinuxVm, agent: Agent, samples: int) -> Iterator[Row]:
     try:
         image = reference("busy")
-    except RuntimeError as error:
-        yield Row("console", "under load", "us", missing=str(error))
+    except NotHere as why:
+        yield Row("console", LOADED["ours"], "us", missing=str(why))
         return
     busy = stack.enter_context(guest(image))
     port = stack.enter_context(closing(console(busy)))
-    shell = stack.enter_context(closing(linux.terminal()))
+    terminal = stack.enter_context(closing(linux.terminal()))
     worker = stack.enter_context(closing(linux.shell()))
     worker.run("while :; do :; done >/dev/null 2>&1 &")
-    pids = {"ours": busy.process.pid, "ssh": linux.process.pid}
+    local = stack.enter_context(closing(local_shell()))
+    spinning = subprocess.Popen(["/bin/sh", "-c", "while :; do :; done"])
+    stack.callback(spinning.wait)
+    stack.callback(spinning.kill)
+    # Who asks, and the process that is busy meanwhile; the others stand.
+    calls: dict[str, tuple[Call, int]] = {
+        "ours": (_echo(port), busy.process.pid),
+        "ssh": (terminal.newline, linux.process.pid),
+        "agent": (lambda: agent.run("/bin/true"), linux.process.pid),
+        "local": (local.newline, spinning.pid),
+    }
+    pids = {pid for _, pid in calls.values()}
     # A guest that is stopped must run again before it can be killed in order.
-    for pid in pids.values():
+    for pid in pids:
         stack.callback(os.kill, pid, signal.SIGCONT)
-    calls: dict[str, Call] = {"ours": _echo(port), "ssh": shell.newline}
-    found: dict[str, list[float]] = {"ours": [], "ssh": []}
+    found: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(3 + samples // 2):
-        for name, other in (("ours", "ssh"), ("ssh", "ours")):
-            os.kill(pids[other], signal.SIGSTOP)
-            os.kill(pids[name], signal.SIGCONT)
-            calls[name]()  # whatever its stop has left to be done
-            took = timed(calls[name])
+        for name, (call, pid) in calls.items():
+            for other in pids - {pid}:
+                os.kill(other, signal.SIGSTOP)
+            os.kill(pid, signal.SIGCONT)
+            call()  # whatever its stop has left to be done
+            took = timed(call)
             if number >= 3:
                 found[name].append(took)
-    names = {
-        "ours": "uIO-console echo, the application never rests",
-        "ssh": "echo over ssh, a process of the VM never rests",
-    }
-    for key, values in found.items():
+    for name, values in found.items():
         yield Row(
-            "console", names[key], "us", values, against=names["ssh"] if key == "ours" else None
+            "console", LOADED[name], "us", values, against=LOADED["ssh"] if name == "ours" else None
         )  # fmt: skip

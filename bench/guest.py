@@ -55,23 +55,31 @@ def kernel_paths(app: str = "count") -> tuple[Path, Path]:
     return image, Path(os.environ.get("KERNEL_DBG", image))
 
 
-def reference(app: str, *, libuio: bool = True, key: Path | None = None) -> Path:
+class NotHere(RuntimeError):
+    """It cannot be measured with what is given: no failure, but it is said."""
+
+
+def reference(app: str, *, libuio: bool = True, bpf: bool = True, key: Path | None = None) -> Path:
     """The reference guest's image of an application, built anew if need be; with libuio or without.
 
-    :param key: a public key: the kernel checks the signatures of overlays itself
-    :raise RuntimeError: KERNEL is given, and such an application needs ours; or it cannot be built
+    :param bpf: with libuio's eBPF; :param key: a public key: the kernel checks the signatures of overlays itself
+    :raise NotHere: KERNEL is given, and such an application needs ours
+    :raise RuntimeError: it cannot be built
     """
     if os.environ.get("KERNEL"):
-        raise RuntimeError(f"needs the reference guest's `{app}`")
+        raise NotHere(f"needs the reference guest's `{app}`, and KERNEL is another")
     out = ROOT / "build" / "refguest"
     command = ["make", "-s", "-C", str(ROOT / "refguest"), f"APP={app}", f"O={out}"]
     command += [f"LIBUIO={'yes' if libuio else 'no'}"]
+    if not bpf:
+        command += ["BPF=no"]
     if key is not None:
         command += ["SIGNATURES=yes", f"KEYS={key}", f"PYTHON={sys.executable}"]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode != 0:
         raise RuntimeError(f"`{' '.join(command)}`: {made.stderr[-300:]}")
-    return out / f"{app}{'' if libuio else '-bare'}{'-signed' if key else ''}.elf"
+    options = f"{'' if bpf else '-nobpf'}{'-signed' if key else ''}" if libuio else "-bare"
+    return out / f"{app}{options}.elf"
 
 
 def symbol(image: Path, name: str) -> int | None:
@@ -174,11 +182,19 @@ class Channel:
     def ping(self, payload: bytes = b"") -> None:
         """An echo, and nothing else."""
         self.send(Type.PING, 1, 0, payload)
-        while self.receive().type is not Type.PONG:
+        while (got := self.receive()).type is not Type.PONG or got.payload != payload:
             pass
 
     def run(self, *argv: str, digest: bytes = b"", image: bytes = b"") -> Done:
         """A command: a builtin or a pulled overlay, or with its hash (and image) a pushed one."""
+        self.start(*argv, digest=digest, image=image)
+        output = bytearray()
+        while (done := self.step(output)) is None:
+            pass
+        return done
+
+    def start(self, *argv: str, digest: bytes = b"", image: bytes = b"") -> None:
+        """Begin one; `step` sees to it until it has ended."""
         self._next += 1
         for offset in range(0, len(image), PIECE):
             self.send(Type.IMAGE, self._next, offset, image[offset : offset + PIECE])
@@ -186,17 +202,19 @@ class Channel:
             argv=argv, stdout_credit=CREDIT, stderr_credit=CREDIT, hash=digest or bytes(32)
         )
         self.send(Type.EXEC, self._next, ExecFlag.IMAGE if digest else 0, asked.encode())
-        output = bytearray()
-        while True:
-            got = self.receive()
-            if got.type is Type.DATA and got.arg == Stream.STDOUT:
-                output += got.payload
-                back = Credit(bytes=len(got.payload))
-                self.send(Type.CREDIT, self._next, Stream.STDOUT, back.encode())
-            elif got.type is Type.SYMQ:
-                self._symbols(got)
-            elif got.type is Type.EXIT:
-                return Done(Exit.decode(got.arg, got.payload), bytes(output))
+
+    def step(self, output: bytearray) -> Done | None:
+        """Deal with the next frame; the command's end, if it was that."""
+        got = self.receive()
+        if got.type is Type.DATA and got.arg == Stream.STDOUT:
+            output += got.payload
+            back = Credit(bytes=len(got.payload))
+            self.send(Type.CREDIT, self._next, Stream.STDOUT, back.encode())
+        elif got.type is Type.SYMQ:
+            self._symbols(got)
+        elif got.type is Type.EXIT:
+            return Done(Exit.decode(got.arg, got.payload), bytes(output))
+        return None
 
     def _symbols(self, asked: Frame) -> None:
         assert self.kernel is not None

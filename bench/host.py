@@ -10,12 +10,22 @@ from pathlib import Path
 
 import trio
 
-from bench.guest import Guest, connect
+from bench.guest import ROOT, Guest, connect
 from ninep_server import LocalNode, Policy, SyntheticDirectory, serve_stream
 from overlays.build import build
 from overlays.keys import generate
 from overlays.store import Store
 from overlays.trust import Trust
+
+KEY = ROOT / "build" / "keys" / "bench.pem"
+
+
+def bench_key() -> Path:
+    """The public key of `KEY`. It stays, so that a kernel that trusts it need not be built each time."""
+    if not KEY.exists():
+        KEY.parent.mkdir(parents=True, exist_ok=True)
+        generate(KEY)
+    return KEY.with_suffix(".pub.pem")
 
 
 def make_store(

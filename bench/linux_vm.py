@@ -202,7 +202,8 @@ class LinuxVm:
     process: subprocess.Popen[bytes]
     directory: Path
     ssh_port: int
-    ready_s: float  # from the start of QEMU to init's last word
+    started: float  # time.monotonic()
+    ready_s: float  # from then to init's last word
 
     @property
     def ssh(self) -> list[str]:
@@ -274,6 +275,6 @@ def linux_vm(more: Sequence[str] = (), *, memory: str = "512M") -> Iterator[Linu
                         said = log.read_text(errors="replace")[-300:] if log.exists() else ""
                         raise RuntimeError(f"the Linux guest did not boot: {said}")
                     time.sleep(0.01)
-                yield LinuxVm(process, work, port, time.monotonic() - started)
+                yield LinuxVm(process, work, port, started, time.monotonic() - started)
             finally:
                 process.kill()

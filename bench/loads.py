@@ -9,7 +9,6 @@ keys checks the signature, too (such a one takes nothing that the host has linke
 from __future__ import annotations
 
 import re
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,12 +16,11 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.guest import ROOT, Channel, Guest, guest, kernel_paths, reference
-from bench.host import make_store, served
+from bench.guest import Channel, Guest, NotHere, guest, kernel_paths, reference
+from bench.host import KEY, bench_key, make_store, served
 from bench.measure import Row
 from console.frames import Feature
 from overlays.kernel import Kernel
-from overlays.keys import generate
 from overlays.overlay import Overlay
 from overlays.store import Store
 
@@ -38,7 +36,6 @@ AGAINST = {
     SIGNED: f"{PULL}, domain on",
 }
 NO_DOMAIN = "max,pku=off"
-KEY = ROOT / "build" / "keys" / "bench.pem"
 
 
 @dataclass
@@ -66,7 +63,8 @@ def measure(quick: bool) -> Iterator[Row]:
             else:
                 why = f"the kernel has {len(names)} functions for overlays"
                 yield Row("loads", f"{count} imports", "us", missing=why)
-        store = make_store(home, cases.values(), ["-fno-builtin", "-w"], key=_key())
+        trusted = bench_key()
+        store = make_store(home, cases.values(), ["-fno-builtin", "-w"], key=KEY)
         ways: dict[str, Callable[[Overlay, Times], None]] = {}
         missing = {}
         for what, cpu in (("domain on", "max"), ("domain off", NO_DOMAIN)):
@@ -77,10 +75,10 @@ def measure(quick: bool) -> Iterator[Row]:
             ways[f"{PUSH}, {what}"] = _pushing(channel, kernel)
             ways[f"{PULL}, {what}"] = _pulling(channel)
         try:
-            vm = stack.enter_context(guest(reference("exports", key=KEY.with_suffix(".pub.pem"))))
-            own = Kernel.open(reference("exports", key=KEY.with_suffix(".pub.pem")))
-            ways[SIGNED] = _pulling(_open(stack, vm, own, store, home))
-        except (RuntimeError, subprocess.CalledProcessError) as error:
+            checking = reference("exports", key=trusted)
+            vm = stack.enter_context(guest(checking))
+            ways[SIGNED] = _pulling(_open(stack, vm, Kernel.open(checking), store, home))
+        except RuntimeError as error:
             missing[SIGNED] = str(error)
         for case, source in cases.items():
             yield from _compare(case, store.get(source.stem), ways, samples)
@@ -91,17 +89,9 @@ def measure(quick: bool) -> Iterator[Row]:
 def _kernel() -> tuple[Path, Path]:
     try:
         image = reference("exports")
-    except RuntimeError:  # another kernel is given
+    except NotHere:  # another kernel is given
         return kernel_paths()
     return image, image
-
-
-def _key() -> Path:
-    """One that stays, so that the kernel that trusts it need not be built each time."""
-    if not KEY.exists():
-        KEY.parent.mkdir(parents=True, exist_ok=True)
-        generate(KEY)
-    return KEY
 
 
 def _open(stack: ExitStack, vm: Guest, kernel: Kernel, store: Store, home: Path) -> Channel:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Sizes: the reference guest with and without libuio, and the parts of libuio."""
+"""Sizes: the reference guest with and without libuio and its options, and the parts of libuio."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.guest import reference
+from bench.host import bench_key
 from bench.measure import Row
 
 # Part → how its objects' names begin.
 PARTS = {
-    "eBPF": "bpf",
-    "9P client, files": "ninep|file",
-    "loader, isolation": "loader|elf|image|overlay|fault|sha256|domain|gate",
+    "eBPF": "bpf|builtins_bpf|probe",
+    "9P client, files": "ninep|file|builtins_file",
+    "domain, gates": "domain|gate|callback",
+    "loader, faults": "loader|elf|image|overlay|fault|sha256|builtins_overlay",
     "overlays' API": "api",
     "shell, builtins": "shell|builtin|lineedit",
     "channel, exec": "channel|exec",
@@ -26,16 +28,34 @@ PARTS = {
 
 def measure(quick: bool) -> Iterator[Row]:
     """Nothing here varies: one value each."""
-    ours, without = reference("count"), reference("count", libuio=False)
-    with_uio, bare = loaded_kib([ours]), loaded_kib([without])
-    yield Row("size", "count.elf, with libuio: text and data", "KiB", [with_uio])
-    yield Row("size", "count-bare.elf, without", "KiB", [bare])
-    yield Row("size", "what libuio adds to the image", "KiB", [with_uio - bare])
-    left = sorted((ours.parent / "obj" / "count" / "libuio").glob("*.o"))
+    images = {
+        "without libuio": reference("count", libuio=False),
+        "with libuio, without eBPF": reference("count", bpf=False),
+        "with libuio": reference("count"),
+    }
+    missing = ""
+    try:
+        images["with libuio and its check of signatures"] = reference("count", key=bench_key())
+    except RuntimeError as error:
+        missing = str(error)
+    kib = {what: loaded_kib([image]) for what, image in images.items()}
+    for what, size in kib.items():
+        yield Row("size", f"the image {what}: text and data", "KiB", [size])
+    whole = kib["with libuio"]
+    signed = kib.get("with libuio and its check of signatures")
+    for what, added in {
+        "libuio": whole - kib["without libuio"],
+        "eBPF": whole - kib["with libuio, without eBPF"],
+        "the check of signatures": signed and signed - whole,
+    }.items():
+        values = [] if added is None else [added]
+        yield Row("size", f"added by {what}", "KiB", values, missing=missing)
+    directory = images["with libuio"].parent / "obj" / "count" / "libuio"
+    left = sorted(directory.glob("*.o"))
     for part, names in PARTS.items():
         members = [path for path in left if re.match(names, path.name)]
         left = [path for path in left if path not in members]
-        yield Row("size", f"libuio: {part}", "KiB", [loaded_kib(members)])
+        yield Row("size", f"objects of libuio: {part}", "KiB", [loaded_kib(members)])
 
 
 def loaded_kib(files: Sequence[Path]) -> float:

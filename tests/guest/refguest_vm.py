@@ -17,10 +17,10 @@ OUTPUT = ROOT / "build" / "refguest"
 DEADLINE_S = 60.0
 
 
-def build(app: str, *, libuio: bool, keys: Sequence[Path] = ()) -> Path:
+def build(app: str, *, libuio: bool, keys: Sequence[Path] = (), bpf: bool = True) -> Path:
     """The image of an application; made once, by one process at a time.
 
-    :param keys: public keys; the image checks signatures of overlays itself
+    :param keys: public keys; the image checks signatures of overlays itself; :param bpf: with eBPF
     """
     OUTPUT.mkdir(parents=True, exist_ok=True)
     with (OUTPUT / ".lock").open("w") as lock:
@@ -34,12 +34,15 @@ def build(app: str, *, libuio: bool, keys: Sequence[Path] = ()) -> Path:
             f"APP={app}",
         ]
         command += [f"O={OUTPUT}", f"LIBUIO={'yes' if libuio else 'no'}"]
+        if not bpf:
+            command += ["BPF=no"]
         if keys:
             command += ["SIGNATURES=yes", f"KEYS={' '.join(map(str, keys))}"]
             command += [f"PYTHON={sys.executable}"]
         made = subprocess.run(command, capture_output=True, text=True, check=False)
         assert made.returncode == 0, made.stdout + made.stderr
-    return OUTPUT / f"{app}{'-signed' if keys else '' if libuio else '-bare'}.elf"
+    options = f"{'' if bpf else '-nobpf'}{'-signed' if keys else ''}" if libuio else "-bare"
+    return OUTPUT / f"{app}{options}.elf"
 
 
 class Guest:

@@ -78,3 +78,16 @@ def test_uio_outlives_the_application(tmp_path: Path) -> None:
     with console(kernel, tmp_path, command_line="exit=stay -- 1") as shell:
         shell.guest.read_until("application exited with status 0")
         assert "main" not in shell.run("ps")
+
+
+def test_a_kernel_without_ebpf_has_all_but_that(tmp_path: Path) -> None:
+    found = {}
+    for bpf in (False, True):
+        directory = tmp_path / str(bpf)
+        directory.mkdir()
+        with console(refguest.build("count", libuio=True, bpf=bpf), directory) as shell:
+            # The greeting's prompt may still have been on its way.
+            found[bpf] = (shell.run("help") + shell.run("ls guest:/etc") + shell.run("")).split()
+    assert "count.conf" in found[False] and "ls" in found[False]
+    assert "bpf" not in found[False]
+    assert "bpf" in found[True]

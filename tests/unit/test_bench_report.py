@@ -135,13 +135,15 @@ def test_a_suite_that_fails_keeps_its_rows_and_the_other_suites(
     texts = {
         "broken": "  yield Row('broken', 'before', 'us', [1.0])\n  1 / 0\n",
         "killed": "  yield Row('killed', 'before', 'us', [1.0])\n  os.kill(os.getpid(), 9)\n",
+        "elsewhere": "  from bench.guest import NotHere\n  raise NotHere('no such')\n  yield\n",
         "sound": "  yield Row('sound', 'case', 'us', [2.0])\n",
     }
     assert run(monkeypatch, suites, texts, "--quick", "--out", str(tmp_path / "out")) == 1
     rows = load(tmp_path / "out" / "raw.jsonl")
     assert [(row.suite, row.case) for row in rows] == [
         ("broken", "before"), ("broken", "the suite"),
-        ("killed", "before"), ("killed", "the suite"), ("sound", "case"),
+        ("killed", "before"), ("killed", "the suite"),
+        ("elsewhere", "the suite"), ("sound", "case"),
     ]  # fmt: skip
     assert rows[1].missing == "ZeroDivisionError: division by zero"
     assert rows[3].missing == "its process ended with status -9"
@@ -149,8 +151,8 @@ def test_a_suite_that_fails_keeps_its_rows_and_the_other_suites(
     assert set(known["seconds"]) == set(texts)
     assert (tmp_path / "out" / "RESULTS.md").exists()
     said = capfd.readouterr().err
-    assert "bench: killed (2 of 3): about" in said and "left" in said
-    assert "bench: failed: broken, killed" in said
+    assert "bench: killed (2 of 4): about" in said and "left" in said
+    assert "bench: failed: broken, killed\n" in said
 
 
 def test_a_suite_that_hangs_is_ended_with_what_it_started(
