@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * One name space for commands: paths lead to uIO-fs (ninep_ops.c), those that
+ * One name space for commands: paths lead to uIO-fs (ninep_files.c, ninep_names.c), those that
  * begin with `guest:` to the guest's own files. `.` and `..` are taken out of
  * paths here, by their letters: nobody climbs above a root.
  */

@@ -283,6 +283,11 @@ static bool is_version(const uint8_t *head)
 	       le32(head) >= NINEP_HEADER + 6 && le32(head) <= NINEP_HEADER + 32;
 }
 
+static bool brings_data(uint8_t type)
+{
+	return type == NINEP_TREAD + 1 || type == NINEP_TREADDIR + 1;
+}
+
 /* The header is complete: whose reply it is. False: it makes no sense. */
 static bool open_message(void)
 {
@@ -298,7 +303,7 @@ static bool open_message(void)
 		r = NULL;
 	if (!r || session.size < NINEP_HEADER || (type != r->type + 1 && type != NINEP_RLERROR))
 		return false;
-	if (r->asked && type != NINEP_RLERROR)
+	if (brings_data(type))
 		limit = 4 + r->asked;
 	body = session.size - NINEP_HEADER;
 	if (body < least_body(type) || body > limit)
@@ -317,7 +322,7 @@ static void *place(uint32_t *len)
 	uint32_t at = session.have - NINEP_HEADER, left = session.size - session.have;
 
 	*len = left;
-	if (!r->asked || session.head[4] == NINEP_RLERROR)
+	if (!brings_data(session.head[4]))
 		return r->reply + at;
 	if (at < 4) {
 		*len = 4 - at;
@@ -349,9 +354,8 @@ static bool close_message(void)
 	if (type == NINEP_RLERROR) {
 		error = linux_error((uint32_t)ninep_field(r, 0, 4));
 	} else if (r->asked) {
-		r->reply_size = 4;
 		r->received = (uint32_t)ninep_field(r, 0, 4);
-		if (r->received != body - 4)
+		if (brings_data(type) ? r->received != body - 4 : r->received > r->asked)
 			return false;
 	} else if (type == NINEP_TWALK + 1) {
 		uint32_t n = (uint32_t)ninep_field(r, 0, 2);
@@ -558,6 +562,21 @@ void uio_ninep_end(struct ninep_call *c)
 		*at = c->next;
 }
 
+void uio_ninep_lasting(struct ninep_call *c)
+{
+	*c = (struct ninep_call){.epoch = session.epoch, .lasting = true, .next = calls};
+	uio_port_event_init(&c->own);
+	c->wake = &c->own;
+	calls = c;
+}
+
+void uio_ninep_lend(struct ninep_call *c, const struct ninep_call *to)
+{
+	c->thread = to ? to->thread : NULL;
+	c->x = to ? to->x : NULL;
+	c->wake = to ? to->wake : &c->own;
+}
+
 void uio_ninep_abandon(const struct uio_thread *thread)
 {
 	struct ninep_call **at = &calls;
@@ -566,6 +585,11 @@ void uio_ninep_abandon(const struct uio_thread *thread)
 		struct ninep_call *c = *at;
 
 		if (c->thread != thread) {
+			at = &c->next;
+			continue;
+		}
+		if (c->lasting) {
+			uio_ninep_lend(c, NULL);
 			at = &c->next;
 			continue;
 		}

@@ -10,10 +10,15 @@
 
 #include <uio/port.h>
 
+struct ninep_ahead;
+
 /* An open file. It ends with the connection on which it was opened. */
 struct uio_ninep_file {
 	uint32_t fid;
 	uint32_t epoch;
+	uint64_t path; /* its number on the server */
+	uint64_t next; /* where a read would go on from the last one; UINT64_MAX: nowhere */
+	struct ninep_ahead *ahead; /* what is read ahead of its reader; NULL: nothing */
 };
 
 /* What tells a file from another, or from itself after a change. */
@@ -23,10 +28,9 @@ struct uio_file_identity {
 };
 
 int uio_ninep_open(const char *path, int flags, unsigned int mode, struct uio_ninep_file *out);
-int uio_ninep_close(const struct uio_ninep_file *f);
-ssize_t uio_ninep_read(const struct uio_ninep_file *f, void *buf, size_t len, uint64_t offset);
-ssize_t uio_ninep_write(const struct uio_ninep_file *f, const void *buf, size_t len,
-			uint64_t offset);
+int uio_ninep_close(struct uio_ninep_file *f);
+ssize_t uio_ninep_read(struct uio_ninep_file *f, void *buf, size_t len, uint64_t offset);
+ssize_t uio_ninep_write(struct uio_ninep_file *f, const void *buf, size_t len, uint64_t offset);
 int uio_ninep_fsync(const struct uio_ninep_file *f);
 int uio_ninep_fstat(const struct uio_ninep_file *f, struct uio_stat *out);
 

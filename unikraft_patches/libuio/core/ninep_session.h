@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The 9P connection under the operations of ninep_ops.c: requests with tags,
+ * The 9P connection under the operations (ninep_steps.h): requests with tags,
  * fids, and whose thread waits for what. The context receives (uio_ninep_poll)
  * and puts what comes where the waiter wants it; commands' threads send.
  */
@@ -51,7 +51,7 @@ struct ninep_request {
 	uint32_t fid;             /* which it uses or makes; NINEP_NOFID: none */
 	uint8_t walked;           /* Twalk: names that must be found */
 	void *data;               /* of Rread, Rreaddir: where it goes */
-	uint32_t asked, received; /* bytes of data */
+	uint32_t asked, received; /* bytes of data; also of Twrite */
 	uint8_t reply[NINEP_REPLY_MAX];
 	uint32_t reply_size;
 	uint32_t size, room; /* of message */
@@ -65,6 +65,7 @@ struct ninep_call {
 	struct uio_exec *x;
 	struct uio_event own, *wake;
 	uint32_t epoch;
+	bool lasting; /* longer than what a thread does */
 	struct ninep_request *requests;
 };
 
@@ -72,6 +73,10 @@ struct ninep_call {
 int uio_ninep_begin(struct ninep_call *c);
 /** Requests without a reply are left to the context. */
 void uio_ninep_end(struct ninep_call *c);
+/** One that has requests under way while no thread waits for them; ended as all others. */
+void uio_ninep_lasting(struct ninep_call *c);
+/** Let it wait on behalf of another's thread; NULL: no more. */
+void uio_ninep_lend(struct ninep_call *c, const struct ninep_call *to);
 /** A message with room for this many bytes of body; NULL: no memory. */
 struct ninep_request *uio_ninep_request(struct ninep_call *c, uint8_t type, uint32_t fid,
 					size_t body);

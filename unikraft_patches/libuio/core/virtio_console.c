@@ -207,21 +207,28 @@ static void drop_stale(struct lane *l)
 	l->stale = false;
 }
 
-static void poll_control(void)
+/* All control messages that are there; true if there were some. */
+static bool take_controls(void)
 {
 	bool taken = false;
+	uint32_t len;
+	uint8_t *buffer;
 
-	do {
-		uint32_t len;
-		uint8_t *buffer;
-		while ((buffer = uio_port_vq_get(control_rx, &len)) != NULL) {
-			take_control(buffer, len < CONTROL_RX_SIZE ? len : CONTROL_RX_SIZE);
-			offer_control(buffer);
-			taken = true;
-		}
-		if (taken)
-			uio_port_vq_kick(control_rx);
-	} while (!uio_port_vq_irq_on(control_rx));
+	while ((buffer = uio_port_vq_get(control_rx, &len)) != NULL) {
+		take_control(buffer, len < CONTROL_RX_SIZE ? len : CONTROL_RX_SIZE);
+		offer_control(buffer);
+		taken = true;
+	}
+	if (taken)
+		uio_port_vq_kick(control_rx);
+	return taken;
+}
+
+static void poll_control(void)
+{
+	do
+		take_controls();
+	while (!uio_port_vq_irq_on(control_rx));
 	for (unsigned int i = 0; i < LANES; i++)
 		drop_stale(&lanes[i]);
 }
@@ -307,7 +314,8 @@ ssize_t uio_hostport_read(enum uio_hostport port, void *buf, size_t len)
 		return 0;
 	if (fresh) {
 		/* The device tells of a new peer before that one's data, but in another queue. */
-		poll_control();
+		if (take_controls())
+			poll_control();
 		if (open_lane(port) != l)
 			return -ENOTCONN;
 	}

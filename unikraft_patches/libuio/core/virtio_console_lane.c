@@ -9,9 +9,11 @@
 #include <errno.h>
 #include <string.h>
 
+#include "copy.h"
+
 #define RX_SIZE     4096u
 #define RX_IDLE     1u    /* buffers per port; QEMU fills at most one per turn of its loop */
-#define RX_BUSY     8u    /* while data comes in bulk */
+#define RX_BUSY     16u   /* while data comes in bulk */
 #define RX_BULK     2048u /* a buffer with so much says that it does */
 #define TX_BYTES    (192u * 1024) /* on their way per port */
 #define TX_MESSAGES 32u
@@ -120,7 +122,7 @@ size_t uio_lane_read(struct lane *l, void *buf, size_t len)
 	uint32_t n = l->current_len - l->current_at;
 	if (n > len)
 		n = (uint32_t)len;
-	memcpy(buf, l->current + l->current_at, n);
+	uio_copy(buf, l->current + l->current_at, n);
 	l->current_at += n;
 	if (l->current_at == l->current_len)
 		recycle(l);
@@ -179,7 +181,7 @@ static void fill_tx(struct tx *t, const struct uio_sg *pieces, unsigned int n)
 				at = 0;
 			}
 			uint32_t part = t->sg[page].len - at < left ? t->sg[page].len - at : left;
-			memcpy((uint8_t *)t->sg[page].addr + at, from, part);
+			uio_copy((uint8_t *)t->sg[page].addr + at, from, part);
 			from += part;
 			at += part;
 			left -= part;
