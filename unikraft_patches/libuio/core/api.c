@@ -61,20 +61,6 @@ static void set_probing(bool probing)
 		run->probing = probing;
 }
 
-/* Where there is a domain: with the rights of the overlay, which passed the pointer. */
-static void touch_byte(const struct uio_run *run, uintptr_t at, bool write)
-{
-	volatile uint8_t *byte = (volatile uint8_t *)at;
-
-	if (run && run->border.pkru &&
-	    (write || run->resident->o.policy.flags & UIO_POLICY_APP_NONE))
-		uio_domain_touch(run, at, write);
-	else if (write)
-		*byte = *byte;
-	else
-		(void)*byte;
-}
-
 void uio_api_touch(const void *p, size_t len, bool write)
 {
 	const struct uio_run *run = uio_run_self();
@@ -82,11 +68,23 @@ void uio_api_touch(const void *p, size_t len, bool write)
 
 	if (!len)
 		return;
+	if (last < at)
+		last = UINTPTR_MAX; /* there is a fault on the way */
 	set_probing(true);
-	for (; last - at >= UIO_PAGE_SIZE; at += UIO_PAGE_SIZE)
-		touch_byte(run, at, write);
-	touch_byte(run, at, write);
-	touch_byte(run, last, write); /* the last step may have ended in front of its page */
+	if (run && run->border.pkru &&
+	    (write || run->resident->o.policy.flags & UIO_POLICY_APP_NONE)) {
+		/* With the rights of the overlay, which passed the pointer. */
+		uio_domain_touch(run, at, last, write);
+	} else {
+		for (; at <= last && at >= (uintptr_t)p; at = (at | (UIO_PAGE_SIZE - 1)) + 1) {
+			volatile uint8_t *byte = (volatile uint8_t *)at;
+
+			if (write)
+				*byte = *byte;
+			else
+				(void)*byte;
+		}
+	}
 	set_probing(false);
 }
 
@@ -319,7 +317,9 @@ int uio_close(int fd)
 	struct uio_file **slot = run ? slot_of(run, fd) : NULL;
 	int rc = -EBADF;
 
-	if (slot) {
+	if (slot && uio_file_is_in_use(*slot)) {
+		rc = -EBUSY; /* by another thread; the end of the command closes it in any case */
+	} else if (slot) {
 		rc = uio_file_close(*slot);
 		*slot = NULL;
 	}

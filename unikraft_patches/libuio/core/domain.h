@@ -77,10 +77,11 @@ uint64_t uio_gate(uint64_t target);
 /** What the slots of an overlay's own functions hold that others may be given to call. */
 uint64_t uio_gate_back(void);
 /**
- * Look at the byte at address, write it back too, with the overlay's rights:
- * whoever passes a pointer must have the rights itself.
+ * Look at a byte of each page from first to last, write it back too, with the
+ * overlay's rights: whoever passes a pointer must have the rights itself. The
+ * rights change once, however many pages there are: that is what it costs.
  */
-void uio_domain_touch(const struct uio_run *run, uintptr_t address, bool write);
+void uio_domain_touch(const struct uio_run *run, uintptr_t first, uintptr_t last, bool write);
 
 /**
  * Call fn(rdi, rsi, rdx, rcx) in the overlay, below its stack's top sp. How it

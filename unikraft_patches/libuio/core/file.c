@@ -19,7 +19,8 @@
 struct uio_file {
 	bool guest;
 	int flags;
-	int fd; /* guest */
+	int fd;             /* guest */
+	unsigned int users; /* threads that are in the midst of something with it */
 	struct uio_ninep_file remote;
 	uint64_t at;
 	char path[]; /* guest: for what its port knows by path only; else "" */
@@ -101,9 +102,12 @@ int uio_file_open(struct uio_file **out, const char *path, int flags, unsigned i
 
 ssize_t uio_file_read(struct uio_file *f, void *buf, size_t len)
 {
-	ssize_t n = f->guest ? uio_port_fs_pread(f->fd, buf, len, f->at)
-			     : uio_ninep_read(&f->remote, buf, len, f->at);
+	ssize_t n;
 
+	f->users++;
+	n = f->guest ? uio_port_fs_pread(f->fd, buf, len, f->at)
+		     : uio_ninep_read(&f->remote, buf, len, f->at);
+	f->users--;
 	if (n > 0)
 		f->at += (uint64_t)n;
 	return n;
@@ -120,16 +124,15 @@ static int file_size(struct uio_file *f, uint64_t *size)
 
 ssize_t uio_file_write(struct uio_file *f, const void *buf, size_t len)
 {
-	ssize_t n;
+	ssize_t n = 0;
 
-	if (f->flags & O_APPEND) {
-		int rc = file_size(f, &f->at);
-
-		if (rc)
-			return rc;
-	}
-	n = f->guest ? uio_port_fs_pwrite(f->fd, buf, len, f->at)
-		     : uio_ninep_write(&f->remote, buf, len, f->at);
+	f->users++;
+	if (f->flags & O_APPEND)
+		n = file_size(f, &f->at);
+	if (!n)
+		n = f->guest ? uio_port_fs_pwrite(f->fd, buf, len, f->at)
+			     : uio_ninep_write(&f->remote, buf, len, f->at);
+	f->users--;
 	if (n > 0)
 		f->at += (uint64_t)n;
 	return n;
@@ -141,12 +144,14 @@ int64_t uio_file_seek(struct uio_file *f, int64_t offset, int whence)
 	int64_t at;
 	int rc = 0;
 
+	f->users++;
 	if (whence == 1)
 		from = f->at;
 	else if (whence == 2)
 		rc = file_size(f, &from);
 	else if (whence != 0)
 		rc = -EINVAL;
+	f->users--;
 	if (rc)
 		return rc;
 	if (__builtin_add_overflow((int64_t)from, offset, &at) || at < 0)
@@ -157,7 +162,17 @@ int64_t uio_file_seek(struct uio_file *f, int64_t offset, int whence)
 
 int uio_file_sync(struct uio_file *f)
 {
-	return f->guest ? 0 : uio_ninep_fsync(&f->remote);
+	int rc;
+
+	f->users++;
+	rc = f->guest ? 0 : uio_ninep_fsync(&f->remote);
+	f->users--;
+	return rc;
+}
+
+bool uio_file_is_in_use(const struct uio_file *f)
+{
+	return f->users != 0;
 }
 
 int uio_file_close(struct uio_file *f)

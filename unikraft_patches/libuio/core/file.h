@@ -20,6 +20,9 @@ ssize_t uio_file_write(struct uio_file *f, const void *buf, size_t len);
 int64_t uio_file_seek(struct uio_file *f, int64_t offset, int whence);
 int uio_file_sync(struct uio_file *f);
 int uio_file_close(struct uio_file *f);
+/** A thread has not come back from one of the calls above; who closes it takes it from under that.
+ */
+bool uio_file_is_in_use(const struct uio_file *f);
 
 int uio_file_stat(const char *path, struct uio_stat *out);
 int uio_file_readdir(const char *path, int (*fn)(const struct uio_dirent *, void *), void *arg);

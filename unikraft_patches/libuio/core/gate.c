@@ -407,16 +407,22 @@ FUNCTION(uio_gate_back_plain)
 "	ret\n"
 END_OF(uio_gate_back_plain)
 
-/* void touch_lowered(address, pkru, write): no stack is used, which could not be written. */
+/*
+ * void touch_lowered(first, last, pkru, write): a byte of each page from one address to the other;
+ * no stack is used, which could not be written.
+ */
 FUNCTION(uio_touch_lowered)
-"	movl %edx, %r8d\n"
-"	movl %esi, %eax\n"
+"	movl %ecx, %r8d\n"
+"	movl %edx, %eax\n"
 	LOWER
-"	movb (%rdi), %r9b\n"
+"1:	movb (%rdi), %r9b\n"
 "	testl %r8d, %r8d\n"
-"	jz 1f\n"
+"	jz 2f\n"
 "	movb %r9b, (%rdi)\n"
-"1:\n"
+"2:	orq $4095, %rdi\n"
+"	incq %rdi\n"
+"	cmpq %rsi, %rdi\n"
+"	jbe 1b\n"
 	RAISE
 "	ret\n"
 END_OF(uio_touch_lowered)
@@ -428,7 +434,7 @@ END_OF(uio_border_bad)
 /* clang-format on */
 
 extern int *kernel_errno(void) __asm__("__errno_location") __attribute__((weak));
-extern void uio_touch_lowered(uintptr_t address, uint32_t pkru, bool write);
+extern void uio_touch_lowered(uintptr_t first, uintptr_t last, uint32_t pkru, bool write);
 extern const char uio_domain_return_keys[], uio_domain_return_plain[];
 
 /* ---- gates ---- */
@@ -484,10 +490,10 @@ uint64_t uio_gate_caller(const struct uio_run *run, uint64_t back)
 	return back == (uint64_t)(uintptr_t)uio_gate_return ? frame->back : back;
 }
 
-void uio_domain_touch(const struct uio_run *run, uintptr_t address, bool write)
+void uio_domain_touch(const struct uio_run *run, uintptr_t first, uintptr_t last, bool write)
 {
 	if (run->border.pkru)
-		uio_touch_lowered(address, run->border.pkru, write);
+		uio_touch_lowered(first, last, run->border.pkru, write);
 }
 
 /* ---- levels ---- */
