@@ -101,8 +101,9 @@ def qemu_command(
     *,
     memory: str = "64M",
     cpu: str = "max",
+    ports: bool = True,
 ) -> list[str]:
-    """QEMU with the three ports' sockets in that directory, and the serial line in a file."""
+    """QEMU with the three ports' sockets in that directory (or without), and the serial line in a file."""
     command = [
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-machine", "q35",
@@ -111,9 +112,10 @@ def qemu_command(
         "-m", memory,
         "-serial", f"file:{directory}/serial.log",
         "-kernel", str(kernel),
-        "-device", "virtio-serial-pci,id=uio,max_ports=8",
     ]  # fmt: skip
-    for port in PORTS:
+    if ports:
+        command += ["-device", "virtio-serial-pci,id=uio,max_ports=8"]
+    for port in PORTS if ports else ():
         command += [
             "-chardev", f"socket,id={port},path={directory}/{port}.sock,server=on,wait=off",
             "-device", f"virtserialport,bus=uio.0,chardev={port},name=org.uio.{port}",
@@ -321,12 +323,19 @@ class Guest:
 
 @contextmanager
 def guest(
-    kernel: Path | None = None, more: Sequence[str] = (), *, memory: str = "64M", cpu: str = "max"
+    kernel: Path | None = None,
+    more: Sequence[str] = (),
+    *,
+    memory: str = "64M",
+    cpu: str = "max",
+    ports: bool = True,
 ) -> Iterator[Guest]:
     """Boot one; it is killed at the end. In `more`, @ stands for its directory."""
     with tempfile.TemporaryDirectory(prefix="uio-bench-") as name:
         directory = Path(name)
-        command = qemu_command(directory, kernel or kernel_paths()[0], more, memory=memory, cpu=cpu)
+        command = qemu_command(
+            directory, kernel or kernel_paths()[0], more, memory=memory, cpu=cpu, ports=ports
+        )
         started = time.monotonic()
         with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
             try:
