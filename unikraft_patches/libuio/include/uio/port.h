@@ -228,8 +228,8 @@ void uio_port_trap_hook(uio_trap_hook hook);
 
 /**
  * Write into the text of the image, which is read-only to everybody else: at
- * most 8 bytes within one page, as one step for whoever executes them
- * (interrupts off; through a writable alias of the page or the like). The CPU
+ * most 8 bytes, as one step for whoever executes them (interrupts off; through
+ * a writable alias of the page or the like). The CPU
  * executes the new bytes from then on. -EINVAL: that is not in the text.
  */
 int uio_port_text_write(uintptr_t va, const void *bytes, size_t len) __attribute__((weak));

@@ -26,7 +26,7 @@ int uio_port_text_write(uintptr_t va, const void *bytes, size_t len)
 	uint64_t flags, cr0;
 
 	if (va < (uintptr_t)__text_start || va >= (uintptr_t)__text_end || !len || len > 8 ||
-	    va % PAGE_SIZE + len > PAGE_SIZE || len > (uintptr_t)__text_end - va)
+	    len > (uintptr_t)__text_end - va)
 		return -EINVAL;
 	flags = irq_save();
 	__asm__ volatile("movq %%cr0, %0" : "=r"(cr0));

@@ -29,7 +29,7 @@ int uio_port_text_write(uintptr_t va, const void *bytes, size_t len)
 	unsigned long flags, cr0;
 
 	if (va < __TEXT || va >= (uintptr_t)uio_app_etext || !len || len > 8 ||
-	    va % UIO_PAGE_SIZE + len > UIO_PAGE_SIZE || len > (uintptr_t)uio_app_etext - va)
+	    len > (uintptr_t)uio_app_etext - va)
 		return -EINVAL;
 	flags = ukplat_lcpu_save_irqf();
 	__asm__ __volatile__("movq %%cr0, %0" : "=r"(cr0));

@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What tracing costs a real server in Unikraft, the paper's case: `python -m bench.apps_tracing --redis KERNEL`.
+
+The server's requests a second, and the processor time of its QEMU per request (which other users of the machine hardly
+touch), without a program, with one that does nothing, and with ones that count, in turns. Each connection has many
+requests on their way, so that the server never waits. The kernels are builds of one's own (docs/unikraft.md); beside
+each lies KERNEL.dbg with its symbols.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import report
+from bench.measure import Row, factor, save, verdict
+from overlays.bpf import asm
+from overlays.bpf.functions import Functions
+from overlays.bpf.helpers import Kind
+from overlays.bpf.model import Object, Program
+from overlays.bpf.trace.codegen import compile_trace
+from overlays.bpf.trace.dwarf import DwarfTypes
+from uiod.ctl.bpf_stream import Stream, Vm
+from uiod.ctl.settings import settings
+from uiod.run import Machine
+
+SUITE = "apps_tracing"
+CONNECTIONS, DEPTH = 8, 16
+LOST = 0.31  # of the requests, at most, in the paper: redis with a counting program
+GOAL = 1 - 0.3 * LOST
+
+
+@dataclass(frozen=True)
+class Server:
+    """How one is started and asked.
+
+    :ivar traced: its function that each request passes. :ivar by: what tells requests apart there.
+    """
+
+    name: str
+    port: int
+    arguments: str
+    request: Callable[[int], bytes]
+    length: Callable[[bytes], int]  # of the first whole answer; 0: not all of it is there
+    traced: str
+    by: str
+    timed: str  # a function whose time is that of a request
+
+
+def redis_request(number: int) -> bytes:
+    """SET and GET in turns."""
+    key = b"key:%012d" % (number // 2 % 1000)
+    words = [b"SET", key, b"value"] if number % 2 == 0 else [b"GET", key]
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in words)
+
+
+def redis_answer(data: bytes) -> int:
+    """A status, or a string that is there."""
+    line = data.find(b"\r\n") + 2
+    if line < 2:
+        return 0
+    if data.startswith(b"+"):
+        return line
+    if not data.startswith(b"$") or data.startswith(b"$-"):
+        raise ValueError(f"redis answers {data[:60]!r}")
+    whole = line + int(data[1 : line - 2]) + 2
+    return whole if len(data) >= whole else 0
+
+
+def http_answer(data: bytes) -> int:
+    """A page."""
+    head = data.find(b"\r\n\r\n") + 4
+    if head < 4:
+        return 0
+    if not data.startswith(b"HTTP/1.1 200"):
+        raise ValueError(f"the server answers {data[:60]!r}")
+    length = next(
+        int(line.split(b":")[1])
+        for line in data[:head].split(b"\r\n")
+        if line.lower().startswith(b"content-length:")
+    )
+    return head + length if len(data) >= head + length else 0
+
+
+_ADDRESS = "netdev.ip=10.0.2.15/24:10.0.2.2"
+SERVERS = {
+    "redis": Server(
+        "redis", 6379,
+        f'{_ADDRESS} vfs.fstab=[ "none:/:ramfs:::" ] -- --save "" --protected-mode no',
+        redis_request, redis_answer,
+        "processCommand", "arg0", "call",
+    ),
+    "nginx": Server(
+        "nginx", 80,
+        f'{_ADDRESS} vfs.fstab=[ "none:/:ramfs:::" "initrd0:/:extract:::" ] -- -c /nginx/conf/nginx.conf',
+        lambda _: b"GET / HTTP/1.1\r\nHost: nginx\r\n\r\n", http_answer,
+        "ngx_http_process_request_line", "arg0", "ngx_http_process_request",
+    ),
+}  # fmt: skip
+
+
+def programs(server: Server, symbols: Path) -> dict[str, Object | None]:
+    """What is attached, by what the rows call it."""
+    function = server.traced
+    types = DwarfTypes(symbols, Functions(symbols).addresses.get)
+    name = "@[str(args.c->cmd->declared_name)]" if server.name == "redis" else f"@[{server.by}]"
+    at = server.timed if server.name == "redis" else function
+    texts = {
+        "counting": f"entry:{function} {{ @ = count(); }}",
+        "counting by command" if server.name == "redis" else "counting by argument": (
+            f"entry:{at} {{ {name} = count(); }}"
+        ),
+        "histogram of time": f"return:{server.timed} {{ @us = hist(elapsed_us); }}",
+    }
+    empty = Program("empty", Kind.ENTRY, function, asm.assemble("mov %r0, 0\nexit"))
+    return {
+        "untraced": None,
+        "empty": Object("empty", [], [empty]),
+        **{what: compile_trace(text, types=types).object for what, text in texts.items()},
+    }
+
+
+class Load:
+    """Connections that stay, each with a number of requests on their way."""
+
+    def __init__(self, server: Server, port: int) -> None:
+        self.server, self.number = server, 0
+        self.sockets: list[socket.socket] = []
+        for _ in range(CONNECTIONS):  # one by one: QEMU's forward takes no bursts
+            self.sockets.append(_connect(server, port))
+
+    def close(self) -> None:
+        """All of them."""
+        for connection in self.sockets:
+            connection.close()
+
+    def run(self, requests: int) -> float:
+        """Seconds."""
+        batches = requests // (CONNECTIONS * DEPTH)
+        begun = time.monotonic()
+        for connection in self.sockets:
+            self._send(connection)
+        for batch in range(batches):
+            for connection in self.sockets:
+                _answers(self.server, connection, DEPTH)
+                if batch + 1 < batches:
+                    self._send(connection)
+        return time.monotonic() - begun
+
+    def _send(self, connection: socket.socket) -> None:
+        requests = range(self.number, self.number + DEPTH)
+        connection.sendall(b"".join(map(self.server.request, requests)))
+        self.number += DEPTH
+
+
+def _answers(server: Server, connection: socket.socket, wanted: int) -> None:
+    data = b""
+    while wanted > 0:
+        piece = connection.recv(65536)
+        if not piece:
+            raise ConnectionResetError("the server has closed a connection")
+        data += piece
+        at = 0
+        while length := server.length(data[at:]):
+            at += length
+            wanted -= 1
+        data = data[at:]
+    if data or wanted:
+        raise ValueError(f"{server.name} sends more answers than were asked for")
+
+
+def _connect(server: Server, port: int) -> socket.socket:
+    """Until the server is there, and has answered once."""
+    deadline = time.monotonic() + 30
+    while True:
+        connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            connection.sendall(server.request(0))
+            _answers(server, connection, 1)
+        except (ConnectionError, TimeoutError):
+            connection.close()
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return connection
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(
+    server: Server, kernel: Path, initrd: Path | None
+) -> Iterator[tuple[Machine, int, int]]:
+    """The VM, its port on this machine, the process of its QEMU."""
+    port = _free_port()
+    with tempfile.TemporaryDirectory() as directory:
+        config = Path(directory) / f"{server.name}.cfg"
+        lines = [
+            "[vm]",
+            f'kernel = "{kernel}"',
+            f'symbols = "{symbols_of(kernel)}"',
+            'memory = "128M"',
+            f"append = '{server.arguments}'",
+            f'initrd = "{initrd}"' if initrd else "",
+            "[[net]]",
+            'kind = "user"',
+            f'forward = ["tcp:127.0.0.1:{port}-:{server.port}"]',
+        ]
+        config.write_text("\n".join(lines) + "\n")
+        with Machine(config, timeout_s=1800) as machine:
+            settings.runtime_dir = str(machine.root)
+            yield machine, port, int(machine.api.get("/v1/vm")["qemu_pid"])
+
+
+def symbols_of(kernel: Path) -> Path:
+    """The file beside it."""
+    return kernel.with_name(kernel.name + ".dbg")
+
+
+def processor_s(pid: int) -> float:
+    """What a process has used, all of its threads."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # it has just ended
+            total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
+
+
+def measure_server(
+    server: Server, kernel: Path, initrd: Path | None, *, rounds: int, requests: int
+) -> Iterator[Row]:
+    """Attach, load, detach, again and again."""
+    cases = programs(server, symbols_of(kernel))
+    requests -= requests % (CONNECTIONS * DEPTH)
+    speeds: dict[str, list[float]] = {name: [] for name in cases}
+    costs: dict[str, list[float]] = {name: [] for name in cases}
+    with running(server, kernel, initrd) as (machine, port, pid):
+        vm, load = Vm(machine.name), Load(server, port)
+        load.run(requests)  # warm
+        for _ in range(rounds):
+            for name, program in cases.items():
+                with contextlib.ExitStack() as stack:
+                    if program is not None:
+                        stream = stack.enter_context(Stream(vm.api, program))
+                        stream.attach(vm.places(program))
+                    load.run(CONNECTIONS * DEPTH)
+                    before = processor_s(pid)
+                    speeds[name].append(requests / load.run(requests))
+                    costs[name].append((processor_s(pid) - before) / requests * 1e6)
+                    if program is not None and stream.counts().programs[0][0] < requests:
+                        raise RuntimeError(f"{name}: not every request was seen")
+        load.close()
+    for name in cases:
+        against = f"{server.name}: requests, untraced" if name != "untraced" else None
+        yield Row(
+            SUITE, f"{server.name}: requests, {name}", "1/s", speeds[name], "higher",
+            against=against, paired=True, goal=GOAL if name == "counting" else None,
+        )  # fmt: skip
+    for name in cases:
+        against = f"{server.name}: processor time a request, untraced"
+        yield Row(
+            SUITE, f"{server.name}: processor time a request, {name}", "us", costs[name],
+            against=against if name != "untraced" else None, paired=True,
+        )  # fmt: skip
+
+
+def main() -> None:
+    """Measure the servers whose kernels are given."""
+    parser = argparse.ArgumentParser(prog="python -m bench.apps_tracing", description=__doc__)
+    for name in SERVERS:
+        parser.add_argument(
+            f"--{name}", type=Path, metavar="KERNEL", help="with KERNEL.dbg beside it"
+        )
+    parser.add_argument("--initrd", type=Path, help="nginx's files")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--requests", type=int, default=8000, help="of each case in each round")
+    parser.add_argument("--out", type=Path, help="add the values to these JSON lines")
+    options = parser.parse_args()
+    given = {name: kernel for name in SERVERS if (kernel := getattr(options, name))}
+    if not given:
+        parser.error("no kernel is given")
+    for name, kernel in given.items():
+        initrd = options.initrd.resolve() if name == "nginx" and options.initrd else None
+        rows = list(
+            measure_server(
+                SERVERS[name], kernel.resolve(), initrd,
+                rounds=options.rounds, requests=options.requests,
+            )
+        )  # fmt: skip
+        for row in rows:
+            print(report.line(row), flush=True)
+            print(comparison(row, {r.case: r for r in rows}), end="", flush=True)
+        if options.out:
+            save(rows, options.out)
+
+
+def comparison(row: Row, rows: dict[str, Row]) -> str:
+    """How it is to what it is compared with, in words."""
+    if row.against is None:
+        return ""
+    middle, low, high = factor(row, rows[row.against])
+    said = verdict(row, rows)
+    goal = f", goal {row.goal:.3f}: {said}" if row.goal is not None else ""
+    return f"    {middle:.3f} [{low:.3f}, {high:.3f}] of untraced{goal}\n"
+
+
+if __name__ == "__main__":
+    main()
