@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 from ctl_fakeapi import FakeApi
 
+from uiod.ctl.exec_report import report
+
 UIOCTL = [sys.executable, "-m", "uiod.ctl.main"]
 
 
@@ -91,6 +93,27 @@ def test_a_fault_is_told_in_words(api: FakeApi) -> None:
     assert "in overlay crash abababababab" in text
     assert "rax 0000000000000001" in text and "rbx ffffffffffffffff" in text
     assert "uio_overlay_run+0x40" in text
+
+
+@pytest.mark.parametrize(
+    ("command", "message", "said"),
+    [
+        (
+            "crash",
+            "crash: writes to 0x8 at crash+0x10",
+            "uioctl: crash: writes to 0x8 at crash+0x10\n",
+        ),
+        ("bin/crash", "crash: timed out", "uioctl: crash: timed out\n"),
+        ("n" * 50, "n" * 40 + ": abort()", f"uioctl: {'n' * 40}: abort()\n"),
+        ("crash", "crashed: no such thing", "uioctl: crash: crashed: no such thing\n"),
+        ("crash", "it is not signed", "uioctl: crash: it is not signed\n"),
+    ],
+)
+def test_a_message_names_the_command_once(
+    command: str, message: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report({"kind": "fault", "message": message}, command)
+    assert capsys.readouterr().err == said
 
 
 def test_arguments_and_options_reach_the_request(

@@ -8,6 +8,8 @@ from typing import Any
 
 from uiod.ctl.errors import printable
 
+_NAME_MAX = 40  # characters of its name in an overlay's fault message
+
 _WITHOUT_MESSAGE = {
     "not-found": "no builtin or overlay of that name",
     "refused": "the overlay was refused",
@@ -24,7 +26,10 @@ def report(info: dict[str, Any], command: str) -> None:
     message = str(info.get("message") or _WITHOUT_MESSAGE.get(kind, kind))
     if kind == "cancelled" and not info.get("message"):
         return  # whoever pressed Ctrl-C knows
-    lines = [f"uioctl: {command}: {message}"]
+    # The guest's own messages begin with the command's name, cut if it is long; uiod's do not.
+    name = command.rpartition("/")[2]
+    is_named = message.startswith((f"{name}: ", f"{name[:_NAME_MAX]}: "))
+    lines = [f"uioctl: {message}" if is_named else f"uioctl: {command}: {message}"]
     fault = info.get("fault")
     if isinstance(fault, dict):
         lines += fault_lines(fault)
