@@ -49,8 +49,7 @@ int arena_unmap(uintptr_t va, size_t pages)
 		uint64_t *entry = page_entry(va, false);
 		uintptr_t frame = *entry & PTE_FRAME;
 
-		*entry = 0;
-		invlpg(va);
+		page_set(entry, va, 0);
 		frame_give(frame);
 	}
 	return 0;
@@ -72,11 +71,9 @@ int arena_map(uintptr_t va, size_t pages, unsigned int prot)
 				arena_unmap(va, i);
 			return -ENOMEM;
 		}
-		*entry = frame | PTE_RW;
-		invlpg(page);
+		page_set(entry, page, frame | PTE_RW);
 		memset((void *)page, 0, PAGE_SIZE);
-		*entry = frame | flags;
-		invlpg(page);
+		page_set(entry, page, frame | flags);
 	}
 	return 0;
 }
@@ -90,8 +87,8 @@ int arena_protect(uintptr_t va, size_t pages, unsigned int prot)
 	for (; pages; pages--, va += PAGE_SIZE) {
 		uint64_t *entry = page_entry(va, false);
 
-		*entry = (*entry & (PTE_FRAME | PTE_KEY_MASK)) | (flags & ~PTE_KEY_MASK);
-		invlpg(va);
+		page_set(entry, va,
+			 (*entry & (PTE_FRAME | PTE_KEY_MASK)) | (flags & ~PTE_KEY_MASK));
 	}
 	return 0;
 }
@@ -103,8 +100,7 @@ int arena_tag(uintptr_t va, size_t pages, unsigned int key)
 	for (; pages; pages--, va += PAGE_SIZE) {
 		uint64_t *entry = page_entry(va, false);
 
-		*entry = (*entry & ~PTE_KEY_MASK) | PTE_KEY(key);
-		invlpg(va);
+		page_set(entry, va, (*entry & ~PTE_KEY_MASK) | PTE_KEY(key));
 	}
 	return 0;
 }

@@ -166,8 +166,7 @@ uintptr_t frame_take(void)
 			frames_free((frame - 1) * PAGE_SIZE, 1);
 			return 0;
 		}
-		*entry = 0;
-		invlpg((frame - 1) * PAGE_SIZE);
+		page_set(entry, (frame - 1) * PAGE_SIZE, 0);
 		return (frame - 1) * PAGE_SIZE;
 	}
 	return 0;

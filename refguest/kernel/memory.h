@@ -28,6 +28,7 @@
 #define PTE_WRITE    2ul
 #define PTE_USER     4ul
 #define PTE_UNCACHED 0x18ul
+#define PTE_ACCESSED 0x60ul /* and dirty: the CPU's to set */
 #define PTE_LARGE    0x80ul
 #define PTE_OWNED    0x200ul /* ours: the entry holds a frame, present or not */
 #define PTE_NX       (1ul << 63)
@@ -66,6 +67,9 @@ void paging_init(const struct hvm_start_info *info);
  * no memory. */
 uint64_t *page_entry(uintptr_t va, bool create);
 bool page_is_present(uintptr_t va);
+/** Change what entry says of va. What was not there, or stays as it is, the CPU has nothing old of.
+ */
+void page_set(uint64_t *entry, uintptr_t va, uint64_t value);
 /** Give pages that are mapped at their own address the rights of flags. -ENOMEM. */
 int page_protect(uintptr_t va, size_t pages, uint64_t flags);
 /** Make a device's registers accessible. */

@@ -78,6 +78,17 @@ uint64_t *page_entry(uintptr_t va, bool create)
 	return &table[va >> 12 & 511];
 }
 
+void page_set(uint64_t *entry, uintptr_t va, uint64_t value)
+{
+	uint64_t old = *entry;
+
+	if (!((old ^ value) & ~PTE_ACCESSED))
+		return;
+	*entry = value;
+	if (old & PTE_PRESENT)
+		invlpg(va);
+}
+
 bool page_is_present(uintptr_t va)
 {
 	uint64_t *entry = va >> 47 ? NULL : large_entry(va, false);
@@ -160,15 +171,14 @@ int page_protect(uintptr_t va, size_t pages, uint64_t flags)
 		uint64_t *entry = large_entry(va, false);
 
 		if (entry && is_large(entry) &&
-		    (*entry & ~(PTE_FRAME | PTE_LARGE | 0x60)) == flags) {
+		    (*entry & ~(PTE_FRAME | PTE_LARGE | PTE_ACCESSED)) == flags) {
 			va = (va | (LARGE_PAGE - 1)) + 1;
 			continue;
 		}
 		entry = page_entry(va, true);
 		if (!entry)
 			return -ENOMEM;
-		*entry = va | flags;
-		invlpg(va);
+		page_set(entry, va, va | flags);
 		va += PAGE_SIZE;
 	}
 	return 0;
