@@ -169,6 +169,16 @@ void uio_channel_feature(uint64_t bits)
 const char uio_gate_entry[16], uio_gate_back_keys[16], uio_gate_back_plain[16];
 uint64_t *uio_gate_table, uio_gate_count;
 
+WEAK bool uio_api_has(uint64_t function)
+{
+	return function % 2;
+}
+
+WEAK bool uio_run_trim(void)
+{
+	return false;
+}
+
 WEAK void uio_run_free_stack(struct uio_resident *r)
 {
 	(void)r;

@@ -347,6 +347,11 @@ ssize_t uio_exec_write(struct uio_exec *x, unsigned int stream, const void *buf,
 	return (ssize_t)len;
 }
 
+ssize_t uio_exec_write_last(struct uio_exec *x, const void *buf, size_t len)
+{
+	return uio_exec_write(x, 1, buf, len);
+}
+
 ssize_t uio_exec_read(struct uio_exec *x, void *buf, size_t len)
 {
 	size_t n = strlen(input) < len ? strlen(input) : len;
@@ -371,6 +376,11 @@ void uio_channel_feature(uint64_t bits)
 bool uio_exec_stopping(const struct uio_exec *x)
 {
 	return x->cancel || uio_port_ns() >= x->deadline_ns;
+}
+
+void uio_exec_returned(struct uio_exec *x, int status)
+{
+	uio_exec_result(x, UIO_EXIT_OK, status, "%s", "");
 }
 
 void uio_exec_result(struct uio_exec *x, enum uio_exit_kind kind, int status, const char *fmt, ...)

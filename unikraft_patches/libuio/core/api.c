@@ -151,6 +151,23 @@ static ssize_t output(unsigned int stream, const void *buf, size_t len)
 	return n;
 }
 
+ssize_t uio_api_line(const char *text, size_t len)
+{
+	struct uio_run *run = uio_api_enter();
+	ssize_t n;
+
+	if (!run) {
+		uio_port_log(text, len);
+		uio_port_log("\n", 1);
+		return 0;
+	}
+	n = uio_api_output(run, 1, text, len);
+	if (n >= 0)
+		n = uio_api_output(run, 1, "\n", 1);
+	uio_api_leave(run);
+	return n;
+}
+
 int uio_api_vprint(unsigned int stream, const char *fmt, va_list args)
 {
 	char text[256], *long_text;
@@ -786,5 +803,5 @@ const void *const uio_api_symbols[] = {
 	uio_seek,        uio_fsync,    uio_stat,   uio_readdir,  uio_unlink, uio_rmdir,
 	uio_mkdir,       uio_rename,   uio_slurp,  uio_alloc,    uio_free,   uio_now_ns,
 	uio_meminfo,     uio_sleep_ns, uio_symbol, uio_threads,  uio_counts, uio_heap_blocks,
-	uio_peek,        uio_poke,
+	uio_peek,        uio_poke,     NULL,
 };

@@ -454,4 +454,5 @@ const void *const uio_api_libc_symbols[] = {
 	uio_libc_usleep,
 	uio_libc_nanosleep,
 	uio_libc___errno_location,
+	NULL,
 };

@@ -231,10 +231,11 @@ int uio_libc_fputs(const char *text, void *f)
 
 int uio_libc_puts(const char *text)
 {
-	ssize_t n = uio_write(1, text, strlen(text));
+	size_t len = strlen(text);
+	ssize_t n;
 
-	if (n >= 0)
-		n = uio_write(1, "\n", 1);
+	uio_api_touch(text, len, false);
+	n = uio_api_line(text, len);
 	return n < 0 ? seterr(n) : 0;
 }
 
@@ -267,6 +268,15 @@ int uio_api_flush_all(void)
 		if (write_out(s))
 			rc = END;
 	return rc < 0 ? END : 0;
+}
+
+void uio_api_flush_last(struct uio_run *run)
+{
+	if (run->x && run->buffered) {
+		uio_exec_write_last(run->x, run->buffer, run->buffered);
+		run->buffered = 0;
+	}
+	uio_api_flush_all();
 }
 
 int uio_libc_fflush(void *f)
@@ -527,10 +537,35 @@ void uio_libc_setbuf(void *f, char *buf)
 }
 
 const void *const uio_api_stdio_symbols[] = {
-	uio_libc_fwrite,  uio_libc_vfprintf, uio_libc_fprintf, uio_libc_vprintf, uio_libc_printf,
-	uio_libc_dprintf, uio_libc_fputs,    uio_libc_puts,    uio_libc_fputc,   uio_libc_putc,
-	uio_libc_putchar, uio_libc_fflush,   uio_libc_perror,  uio_libc_fgetc,   uio_libc_getc,
-	uio_libc_getchar, uio_libc_ungetc,   uio_libc_fgets,   uio_libc_fread,   uio_libc_fopen,
-	uio_libc_fclose,  uio_libc_fseek,    uio_libc_ftell,   uio_libc_rewind,  uio_libc_feof,
-	uio_libc_ferror,  uio_libc_clearerr, uio_libc_fileno,  uio_libc_setvbuf, uio_libc_setbuf,
+	uio_libc_fwrite,
+	uio_libc_vfprintf,
+	uio_libc_fprintf,
+	uio_libc_vprintf,
+	uio_libc_printf,
+	uio_libc_dprintf,
+	uio_libc_fputs,
+	uio_libc_puts,
+	uio_libc_fputc,
+	uio_libc_putc,
+	uio_libc_putchar,
+	uio_libc_fflush,
+	uio_libc_perror,
+	uio_libc_fgetc,
+	uio_libc_getc,
+	uio_libc_getchar,
+	uio_libc_ungetc,
+	uio_libc_fgets,
+	uio_libc_fread,
+	uio_libc_fopen,
+	uio_libc_fclose,
+	uio_libc_fseek,
+	uio_libc_ftell,
+	uio_libc_rewind,
+	uio_libc_feof,
+	uio_libc_ferror,
+	uio_libc_clearerr,
+	uio_libc_fileno,
+	uio_libc_setvbuf,
+	uio_libc_setbuf,
+	NULL,
 };

@@ -214,4 +214,4 @@ _Noreturn void uio_libc_pthread_exit(void *value)
 	uio_run_leave(run, UIO_RUN_RETURNED);
 }
 
-const void *const uio_callback_symbols[] = {uio_libc_pthread_create, uio_libc_pthread_exit};
+const void *const uio_callback_symbols[] = {uio_libc_pthread_create, uio_libc_pthread_exit, NULL};

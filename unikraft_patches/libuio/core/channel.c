@@ -73,14 +73,20 @@ uint64_t uio_channel_features(void)
 
 /* ---- sending ---- */
 
-static int send_frame(const struct uio_frame *f, const void *payload, bool wait)
+static unsigned int add_frame(struct uio_sg pieces[2], const struct uio_frame *f,
+			      const void *payload)
 {
-	struct uio_sg pieces[2] = {
-		{(void *)(uintptr_t)f, HEADER_SIZE},
-		{(void *)(uintptr_t)payload, f->length},
-	};
+	pieces[0] = (struct uio_sg){(void *)(uintptr_t)f, HEADER_SIZE};
+	pieces[1] = (struct uio_sg){(void *)(uintptr_t)payload, f->length};
+	return f->length != 0 ? 2 : 1;
+}
 
-	return uio_hostport_send(UIO_HOSTPORT_CHANNEL, pieces, f->length != 0 ? 2 : 1, wait);
+static int send_frame(const struct uio_frame *f, const void *payload)
+{
+	struct uio_sg pieces[2];
+	unsigned int n = add_frame(pieces, f, payload);
+
+	return uio_hostport_send(UIO_HOSTPORT_CHANNEL, pieces, n, false);
 }
 
 static struct uio_frame make_frame(uint8_t type, uint32_t id, uint32_t arg, size_t len)
@@ -100,7 +106,7 @@ bool uio_channel_post(uint8_t type, uint32_t id, uint32_t arg, const void *paylo
 
 	if (ch.posted == NULL) {
 		ch.posted_end = &ch.posted;
-		int err = send_frame(&f, payload, false);
+		int err = send_frame(&f, payload);
 		if (err != -EAGAIN)
 			return err >= 0;
 	}
@@ -133,7 +139,7 @@ static bool flush_posted(void)
 {
 	while (ch.posted != NULL) {
 		struct posted *p = ch.posted;
-		if (send_frame(&p->frame, p + 1, false) == -EAGAIN)
+		if (send_frame(&p->frame, p + 1) == -EAGAIN)
 			return false;
 		ch.posted = p->next;
 		if (ch.posted == NULL)
@@ -144,14 +150,11 @@ static bool flush_posted(void)
 	return true;
 }
 
-int uio_channel_send(uint32_t session, uint8_t type, uint32_t id, uint32_t arg, const void *payload,
-		     size_t len)
+static int send_waiting(uint32_t session, const struct uio_sg *pieces, unsigned int n)
 {
-	struct uio_frame f = make_frame(type, id, arg, len);
-
 	if (session != ch.session || !ch.synced)
 		return -EPIPE;
-	int err = send_frame(&f, payload, false);
+	int err = uio_hostport_send(UIO_HOSTPORT_CHANNEL, pieces, n, false);
 	/* Who waited may find a new session: its frame must not get into that. */
 	while (err == -EAGAIN) {
 		err = uio_hostport_wait(UIO_HOSTPORT_CHANNEL);
@@ -159,9 +162,29 @@ int uio_channel_send(uint32_t session, uint8_t type, uint32_t id, uint32_t arg, 
 			return err;
 		if (session != ch.session)
 			return -EPIPE;
-		err = send_frame(&f, payload, false);
+		err = uio_hostport_send(UIO_HOSTPORT_CHANNEL, pieces, n, false);
 	}
 	return err;
+}
+
+int uio_channel_send(uint32_t session, uint8_t type, uint32_t id, uint32_t arg, const void *payload,
+		     size_t len)
+{
+	struct uio_frame f = make_frame(type, id, arg, len);
+	struct uio_sg pieces[2];
+
+	return send_waiting(session, pieces, add_frame(pieces, &f, payload));
+}
+
+int uio_channel_send_end(uint32_t session, uint32_t id, const void *out, size_t out_len,
+			 uint32_t kind, const void *payload, size_t len)
+{
+	struct uio_frame data = make_frame(UIO_FRAME_DATA, id, 1, out_len);
+	struct uio_frame end = make_frame(UIO_FRAME_EXIT, id, kind, len);
+	struct uio_sg pieces[4];
+	unsigned int n = out_len != 0 ? add_frame(pieces, &data, out) : 0;
+
+	return send_waiting(session, pieces, n + add_frame(pieces + n, &end, payload));
 }
 
 void uio_channel_gone(const uint8_t hash[32])

@@ -131,10 +131,19 @@ static bool chan_ready(struct uio_exec *x)
 	return c->fill > 0 || c->input_ended || x->cancel != 0;
 }
 
+/* One message instead of two: nothing would come between them but the reader's waking up. */
+static bool chan_takes_rest(struct uio_exec *x, size_t len)
+{
+	const struct chan_exec *c = x->io_data;
+
+	return len <= c->credit[1] && x->cancel == 0;
+}
+
 static const struct uio_exec_io chan_io = {
 	.write = chan_write,
 	.read = chan_read,
 	.ready = chan_ready,
+	.takes_rest = chan_takes_rest,
 };
 
 /* ---- the end ---- */
@@ -192,7 +201,7 @@ static void chan_finish(struct uio_exec *x)
 	uint8_t payload[EXIT_SIZE_MAX];
 	size_t len = encode_exit(payload, &x->result, x->end_ns - x->start_ns);
 
-	uio_channel_send(c->session, UIO_FRAME_EXIT, c->id, x->result.kind, payload, len);
+	uio_channel_send_end(c->session, c->id, x->out, x->out_len, x->result.kind, payload, len);
 	c->ended = true;
 	for (struct chan_exec **p = &chan_execs; *p != NULL; p = &(*p)->next)
 		if (*p == c) {
@@ -456,7 +465,9 @@ bool uio_frame_exec(const struct uio_frame *f, uint8_t *payload)
 		return false;
 	}
 	struct chan_exec *c = uio_port_alloc(sizeof(*c));
-	char **strings = uio_port_alloc((2 * ARGS_MAX + 2) * sizeof(char *));
+	/* Each string has two bytes for its length. */
+	size_t most = f->length / 2 < 2 * ARGS_MAX ? f->length / 2 : 2 * ARGS_MAX;
+	char **strings = uio_port_alloc((most + 2) * sizeof(char *));
 	if (c == NULL || strings == NULL) {
 		refuse(f->id, UIO_EXIT_ERROR, -ENOMEM, "no memory for a command");
 		uio_port_free(c);

@@ -147,6 +147,13 @@ bool uio_channel_post(uint8_t type, uint32_t id, uint32_t arg, const void *paylo
 int uio_channel_send(uint32_t session, uint8_t type, uint32_t id, uint32_t arg, const void *payload,
 		     size_t len);
 
+/**
+ * EXIT, and in front of it the last output if there is any, as one message:
+ * what a command's thread sends last. As uio_channel_send().
+ */
+int uio_channel_send_end(uint32_t session, uint32_t id, const void *out, size_t out_len,
+			 uint32_t kind, const void *payload, size_t len);
+
 /** HELLO, about this guest (channel_hello.c). */
 void uio_channel_hello(uint64_t nonce, uint64_t features);
 /** The session is over: nobody will answer (channel_symq.c). */

@@ -139,6 +139,11 @@ int uio_domain_tag(const struct uio_resident *r, uintptr_t va, size_t pages)
 	return on ? uio_port_tag(va, pages, r->key) : 0;
 }
 
+int uio_domain_untag(uintptr_t va, size_t pages)
+{
+	return on ? uio_port_tag(va, pages, UIO_KEY_KERNEL) : 0;
+}
+
 void uio_domain_forget(struct uio_resident *r)
 {
 	if (has_key(r) && holder[r->key] == r)

@@ -69,6 +69,8 @@ void uio_domain_give(struct uio_resident *r);
 /** Pages of r that were just mapped get its key; those that are to stay the kernel's do not come
  * here. 0 or a negative errno. */
 int uio_domain_tag(const struct uio_resident *r, uintptr_t va, size_t pages);
+/** Pages of an overlay become the kernel's. */
+int uio_domain_untag(uintptr_t va, size_t pages);
 /** r goes for good: its key is free. */
 void uio_domain_forget(struct uio_resident *r);
 

@@ -2,7 +2,9 @@
 /*
  * Commands: each is a thread that runs a builtin or an overlay, with streams,
  * a deadline, a list of what it holds and a result. Who asked for it (channel,
- * shell) supplies the streams and is told the end.
+ * shell) supplies the streams and is told the end. One thread that has become
+ * free waits a little for the next command: to make one costs more than a
+ * short command does.
  */
 #include "exec.h"
 
@@ -18,7 +20,18 @@
 #define EXEC_STACK (24u * 1024)
 #define OUT_SIZE   1024u
 #define STOP_RETRY 1000000ull
+#define PARKED_NS  1000000000ull
 
+/* A command's thread. It lies on that thread's stack. */
+struct worker {
+	struct uio_thread *thread;
+	struct uio_exec *x; /* what it is to run next; NULL: nothing */
+	struct uio_event given;
+};
+
+extern int *kernel_errno(void) __asm__("__errno_location") __attribute__((weak));
+
+static struct worker *parked;
 static struct uio_exec *execs;
 static unsigned int exec_count, next_number = 1;
 
@@ -89,7 +102,7 @@ static ssize_t gather(struct uio_exec *x, const char *text, size_t len)
 {
 	if (x->out == NULL)
 		x->out = uio_port_alloc(OUT_SIZE);
-	if (x->out == NULL || x->overlay != NULL || len >= OUT_SIZE)
+	if (x->out == NULL || len >= OUT_SIZE)
 		return uio_exec_write(x, 1, text, len);
 	if (len > OUT_SIZE - x->out_len) {
 		int err = uio_exec_flush(x);
@@ -99,6 +112,11 @@ static ssize_t gather(struct uio_exec *x, const char *text, size_t len)
 	memcpy(x->out + x->out_len, text, len);
 	x->out_len += len;
 	return (ssize_t)len;
+}
+
+ssize_t uio_exec_write_last(struct uio_exec *x, const void *buf, size_t len)
+{
+	return gather(x, buf, len);
 }
 
 static int write_formatted(struct uio_exec *x, unsigned int stream, const char *fmt, va_list ap)
@@ -119,8 +137,9 @@ static int write_formatted(struct uio_exec *x, unsigned int stream, const char *
 	if (text == NULL)
 		return -ENOMEM;
 
-	ssize_t n = stream == 1 ? gather(x, text, (size_t)len)
-				: uio_exec_write(x, stream, text, (size_t)len);
+	bool gathers = stream == 1 && x->overlay == NULL;
+	ssize_t n = gathers ? gather(x, text, (size_t)len)
+			    : uio_exec_write(x, stream, text, (size_t)len);
 	if (text != line)
 		uio_port_free(text);
 	return (int)n;
@@ -158,6 +177,14 @@ void uio_exec_result(struct uio_exec *x, enum uio_exit_kind kind, int status, co
 	va_start(ap, fmt);
 	vsnprintf(x->result.message, sizeof(x->result.message), fmt, ap);
 	va_end(ap);
+}
+
+void uio_exec_returned(struct uio_exec *x, int status)
+{
+	x->has_result = true;
+	x->result.kind = UIO_EXIT_OK;
+	x->result.status = status;
+	x->result.message[0] = '\0';
 }
 
 void uio_exec_hold(struct uio_exec *x, struct uio_resource *r,
@@ -278,14 +305,15 @@ static void conclude(struct uio_exec *x, int status)
 		x->result.status = status;
 }
 
-static void exec_main(void *arg)
+/* False: its thread must end too. */
+static bool run(struct uio_exec *x)
 {
-	struct uio_exec *x = arg;
+	bool (*takes_rest)(struct uio_exec *, size_t) = x->io->takes_rest;
 
-	x->thread = uio_port_thread_self();
 	x->start_ns = uio_port_ns();
 	int status = x->cancel != 0 ? 0 : x->body(x);
-	uio_exec_flush(x);
+	if (takes_rest == NULL || !takes_rest(x, x->out_len))
+		uio_exec_flush(x);
 	release_all(x);
 	conclude(x, status);
 	x->end_ns = uio_port_ns();
@@ -297,8 +325,52 @@ static void exec_main(void *arg)
 			break;
 		}
 	exec_count--;
+	bool is_good = !x->spoils_thread;
 	uio_port_free(x->out);
 	uio_port_free(x);
+	return is_good;
+}
+
+/* Wait for the next command; w->x stays NULL if none comes. */
+static void park(struct worker *w)
+{
+	uio_port_event_init(&w->given);
+	parked = w;
+	uio_port_event_wait(&w->given, PARKED_NS);
+	if (parked == w)
+		parked = NULL;
+}
+
+static void exec_main(void *arg)
+{
+	struct worker w = {.thread = uio_port_thread_self(), .x = arg};
+
+	while (w.x != NULL) {
+		struct uio_exec *x = w.x;
+
+		w.x = NULL;
+		x->thread = w.thread;
+		if (run(x) && parked == NULL) {
+			park(&w);
+			if (kernel_errno)
+				*kernel_errno() = 0; /* as in a new thread */
+		}
+	}
+	if (exec_count == 0 && parked == NULL)
+		uio_overlay_rest();
+}
+
+static int give_to_thread(struct uio_exec *x)
+{
+	struct worker *w = parked;
+
+	if (w == NULL)
+		return uio_port_thread_create(&x->thread, "uio-exec", exec_main, x, EXEC_STACK);
+	parked = NULL;
+	x->thread = w->thread;
+	w->x = x;
+	uio_port_event_signal(&w->given);
+	return 0;
 }
 
 static size_t strings_size(int n, char *const *strings)
@@ -361,7 +433,7 @@ int uio_exec_spawn(const struct uio_exec_spec *spec, struct uio_exec **out)
 	x->next = execs;
 	execs = x;
 	exec_count++;
-	int err = uio_port_thread_create(&x->thread, "uio-exec", exec_main, x, EXEC_STACK);
+	int err = give_to_thread(x);
 	if (err < 0) {
 		execs = x->next;
 		exec_count--;

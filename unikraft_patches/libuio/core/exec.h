@@ -2,7 +2,8 @@
 /*
  * A running command, whoever asked for it: the channel (EXEC), or a line of
  * the console's shell. It has arguments, three streams, a deadline, and a
- * list of what it must give back at its end. Each runs in a thread of its own.
+ * list of what it must give back at its end. Each has a thread to itself, which
+ * may serve another command after it.
  */
 #ifndef UIO_CORE_EXEC_H
 #define UIO_CORE_EXEC_H
@@ -50,6 +51,8 @@ struct uio_exec_io {
 	ssize_t (*read)(struct uio_exec *x, void *buf, size_t len);
 	/** Whether read() would return at once. NULL: this kind of input cannot tell. */
 	bool (*ready)(struct uio_exec *x);
+	/** Whether finish() sends len gathered bytes of standard output along. NULL: never. */
+	bool (*takes_rest)(struct uio_exec *x, size_t len);
 };
 
 /* Something a command holds that is given back at its end, however it ends. */
@@ -81,6 +84,7 @@ struct uio_exec {
 	/* exec.c's own */
 	unsigned int number; /* what `ps` and `kill` call it */
 	bool has_result;
+	bool spoils_thread; /* no other command may use its thread after it */
 	int (*body)(struct uio_exec *x);
 	void (*finish)(struct uio_exec *x);
 	uint64_t end_ns;
@@ -140,6 +144,8 @@ ssize_t uio_exec_read(struct uio_exec *x, void *buf, size_t len);
  */
 int uio_exec_printf(struct uio_exec *x, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 int uio_exec_flush(struct uio_exec *x);
+/** An overlay's last output: goes with the end of the command, if there is room for it. */
+ssize_t uio_exec_write_last(struct uio_exec *x, const void *buf, size_t len);
 /** To standard error. */
 int uio_exec_error(struct uio_exec *x, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /** Whether to stop now: cancelled, or past the deadline. Long loops ask it. */
@@ -148,6 +154,9 @@ bool uio_exec_stopping(const struct uio_exec *x);
 /** Set the result: kind, status and a message. */
 void uio_exec_result(struct uio_exec *x, enum uio_exit_kind kind, int status, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
+
+/** Set the result of one that has ended by itself. */
+void uio_exec_returned(struct uio_exec *x, int status);
 
 void uio_exec_hold(struct uio_exec *x, struct uio_resource *r,
 		   void (*release)(struct uio_resource *r));

@@ -150,7 +150,7 @@ static enum uio_run_end finish(struct uio_run *run, uintptr_t sp)
 	if (how == UIO_RUN_RETURNED) {
 		run->active = true;
 		run->in_core = 1; /* whatever happens, this ends here */
-		uio_api_flush_all();
+		uio_api_flush_last(run);
 		run->in_core = 0;
 		run->active = false;
 	}
@@ -250,7 +250,7 @@ static void set_result(struct uio_run *run, enum uio_run_end how)
 		if (uio_exec_stopping(x) && !run->polite && !run->thread_exited)
 			uio_run_stopped(x, run->resident->o.name);
 		else
-			uio_exec_result(x, UIO_EXIT_OK, run->status, "%s", "");
+			uio_exec_returned(x, run->status);
 		break;
 	}
 }
@@ -299,6 +299,8 @@ void uio_overlay_run(struct uio_overlay *o, struct uio_exec *x)
 	if (how != UIO_RUN_RETURNED)
 		uio_ninep_abandon(run->thread);
 	set_result(run, how);
+	/* What a thread-specific function of the kernel has done stays with the thread. */
+	x->spoils_thread = x->result.kind != UIO_EXIT_OK || r->calls_kernel;
 	if (how != UIO_RUN_RETURNED)
 		r->state = UIO_RESIDENT_BROKEN; /* its data may be half changed: load it afresh */
 	uio_run_end(run);
@@ -306,6 +308,11 @@ void uio_overlay_run(struct uio_overlay *o, struct uio_exec *x)
 	o->running--;
 	r->last_used_ns = uio_port_ns();
 	uio_resident_left(r);
+}
+
+void uio_overlay_rest(void)
+{
+	uio_run_trim();
 }
 
 /* ---- ending it from outside ---- */
@@ -368,11 +375,25 @@ void uio_run_destructors(struct uio_resident *r)
 	}
 }
 
+/* What overlays call has no other caller: without a mention no linker would keep it. */
+static const void *const *const api[] = {
+	uio_api_symbols,
+	uio_api_libc_symbols,
+	uio_api_stdio_symbols,
+	uio_callback_symbols,
+};
+
+bool uio_api_has(uint64_t function)
+{
+	for (size_t i = 0; i < sizeof(api) / sizeof(api[0]); i++)
+		for (const void *const *at = api[i]; *at; at++)
+			if ((uintptr_t)*at == function)
+				return true;
+	return false;
+}
+
 void uio_fault_init(void)
 {
-	/* What overlays call has no other caller: without a mention no linker would keep it. */
-	__asm__ volatile("" ::"r"(uio_api_symbols), "r"(uio_api_libc_symbols),
-			 "r"(uio_api_stdio_symbols), "r"(uio_callback_symbols));
 	uio_domain_init();
 	uio_port_trap_hook(uio_run_trap);
 }

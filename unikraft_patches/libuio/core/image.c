@@ -283,10 +283,11 @@ static int map_image(struct uio_push *p, struct uio_resident *r, const uint8_t *
 	return 0;
 }
 
-static uint64_t slot_value(const struct image_import *m)
+static uint64_t slot_value(const struct image_import *m, struct uio_resident *r)
 {
 	switch (m->kind) {
 	case IMPORT_FUNCTION:
+		r->calls_kernel |= !uio_api_has(m->target);
 		return uio_gate(m->target);
 	case IMPORT_BACK:
 		return uio_gate_back();
@@ -295,11 +296,12 @@ static uint64_t slot_value(const struct image_import *m)
 	}
 }
 
-static int fill_got(const struct uio_push *p, const struct image_import *imports)
+static int fill_got(const struct uio_push *p, const struct image_import *imports,
+		    struct uio_resident *r)
 {
 	for (uint32_t i = 0; i < p->header.nimport; i++) {
 		const struct image_import *m = &imports[i];
-		uint64_t value = slot_value(m);
+		uint64_t value = slot_value(m, r);
 
 		if (!value)
 			return -ENOMEM;
@@ -343,7 +345,7 @@ static int build(struct uio_push *p, struct uio_resident *r)
 	if (!rc)
 		rc = take_calls(h, r, calls);
 	if (!rc)
-		rc = fill_got(p, imports);
+		rc = fill_got(p, imports, r);
 	if (!rc && !uio_resident_keep_data(r))
 		rc = -ENOMEM;
 	if (!rc && uio_resident_scan(r))

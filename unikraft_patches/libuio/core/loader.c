@@ -394,8 +394,10 @@ static bool place_symbols(struct loader *l)
 				content = entry_stub(l, e);
 		}
 		if (place->flags & IS_FUNCTION) {
-			content =
-				place->flags & IS_DIRECT ? place->target : uio_gate(place->target);
+			bool is_direct = place->flags & IS_DIRECT;
+
+			l->resident->calls_kernel |= !is_direct && !uio_api_has(place->target);
+			content = is_direct ? place->target : uio_gate(place->target);
 			if (!content)
 				return no_memory(l);
 			place->address = stub;

@@ -254,6 +254,7 @@ static void end(struct uio_resident *r)
 static void end_in_thread(void *arg)
 {
 	end(arg);
+	uio_run_trim();
 }
 
 static void unload(struct uio_resident *r)
@@ -290,6 +291,8 @@ bool uio_resident_evict(void)
 {
 	struct uio_resident *oldest = NULL;
 
+	if (uio_run_trim())
+		return true;
 	for (unsigned int i = 0; i < BUCKETS; i++)
 		for (struct uio_overlay *o = table[i]; o; o = o->next)
 			if (!o->running &&

@@ -94,6 +94,9 @@ void uio_overlay_run(struct uio_overlay *o, struct uio_exec *x);
  */
 int uio_overlay_stop(struct uio_exec *x);
 
+/** Nothing has run for a while: what is kept to start the next overlay sooner goes. */
+void uio_overlay_rest(void);
+
 /** Install the trap hook. */
 void uio_fault_init(void);
 

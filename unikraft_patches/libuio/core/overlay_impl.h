@@ -63,6 +63,7 @@ struct uio_resident {
 	uint64_t last_used_ns;
 	uintptr_t spare_stack; /* range of stacks of spare_pages: kept for the next run; 0: none */
 	size_t spare_pages;
+	bool calls_kernel;      /* imports functions of the kernel that are not libuio's own */
 	bool is_used;           /* something has run with its data since they were renewed */
 	uint8_t *pristine;      /* what the writable segments held before anything ran */
 	unsigned int key;       /* protection key of its pages; 0: none yet */
@@ -94,7 +95,7 @@ static inline bool uio_resident_has(const struct uio_resident *r, uint64_t addre
 const char *uio_resident_scan(const struct uio_resident *r);
 /** Put it into the table. */
 void uio_resident_add(struct uio_resident *r);
-/** Unload the unused overlay that was run least recently; false: there is none. */
+/** Make room: unload the unused overlay that was run least recently; false: there is nothing. */
 bool uio_resident_evict(void);
 /** A command has left r: unload it if it is broken. */
 void uio_resident_left(struct uio_resident *r);
@@ -223,8 +224,10 @@ void uio_run_backtrace(const struct uio_run *run, struct uio_fault *fault);
 /** A run in r on the calling thread; NULL: no memory. */
 struct uio_run *uio_run_begin(struct uio_resident *r, struct uio_exec *x, size_t more_stack);
 void uio_run_end(struct uio_run *run);
-/** Give back the stacks that r keeps for its next run. */
+/** Give up the stacks that r keeps for its next run: the next overlay may have them. */
 void uio_run_free_stack(struct uio_resident *r);
+/** Give back the stacks that are kept for the next overlay; false: there are none. */
+bool uio_run_trim(void);
 /** Call into the overlay; what was entered inside of that and not left, is. */
 enum uio_run_end uio_run_call(struct uio_run *run, struct uio_level *level, uintptr_t fn,
 			      uintptr_t sp, const uint64_t arguments[4]);
@@ -263,8 +266,12 @@ void uio_api_touch_string(const char *s);
 /** To stream 1 (buffered) or 2 of the command. */
 ssize_t uio_api_output(struct uio_run *run, unsigned int stream, const void *buf, size_t len);
 int uio_api_flush(struct uio_run *run);
+/** Text that was touched, and a line feed, to standard output. */
+ssize_t uio_api_line(const char *text, size_t len);
 /** All streams: 0, or -1 with errno set. */
 int uio_api_flush_all(void);
+/** The same at the end of the command, which takes its last output along. */
+void uio_api_flush_last(struct uio_run *run);
 /** The end of a program as exit() does it: handlers, streams. */
 _Noreturn void uio_api_exit(struct uio_run *run, int status);
 
@@ -278,7 +285,9 @@ void *uio_run_hold(struct uio_run *run, size_t size);
 void uio_run_drop(void *p);
 size_t uio_heap_size(const struct uio_run *run, const void *p);
 
-/** Everything that overlays are promised, so that no linker drops it. */
+/** The function at this address is libuio's: it keeps nothing in the thread that calls it. */
+bool uio_api_has(uint64_t function);
+/** Everything that overlays are promised; a NULL ends each table. */
 extern const void *const uio_api_symbols[];
 extern const void *const uio_api_libc_symbols[];
 extern const void *const uio_api_stdio_symbols[];

@@ -28,6 +28,12 @@ static uintptr_t kernel_low(uintptr_t range)
 	return range + UIO_STACK_GUARD * UIO_PAGE_SIZE;
 }
 
+/* The stacks of an overlay that is gone, for the next one: empty, and with the kernel's key. */
+static struct {
+	uintptr_t range; /* 0: none */
+	size_t pages;
+} spare;
+
 static int map(uintptr_t va, size_t pages)
 {
 	int rc;
@@ -61,26 +67,41 @@ static int map_stacks(const struct uio_resident *r, uintptr_t range, size_t page
 	return rc;
 }
 
-static int stack_take(struct uio_run *run, size_t pages)
+/* *pages: how many are needed, and then how many there are. */
+static int find_stacks(struct uio_resident *r, uintptr_t *range, size_t *pages)
 {
-	struct uio_resident *r = run->resident;
-	uintptr_t range = r->spare_stack;
 	int rc;
 
-	if (range && r->spare_pages >= pages) {
+	if (r->spare_stack && r->spare_pages >= *pages) {
+		*range = r->spare_stack;
+		*pages = r->spare_pages;
 		r->spare_stack = 0;
-		pages = r->spare_pages;
-	} else {
-		while (!(range = uio_arena_take(UIO_STACK_GUARD + kernel_pages(pages) + pages +
-						UIO_RUN_GUARD_HIGH)))
-			if (!uio_resident_evict())
-				return -ENOMEM;
-		rc = map_stacks(r, range, pages);
-		if (rc) {
-			uio_arena_release(range);
-			return rc;
-		}
+		return 0;
 	}
+	if (spare.range && spare.pages >= *pages) {
+		*range = spare.range;
+		*pages = spare.pages;
+		rc = uio_domain_tag(r, uio_stack_low(*range, *pages), *pages);
+		spare.range = rc ? spare.range : 0;
+		return rc;
+	}
+	while (!(*range = uio_arena_take(UIO_STACK_GUARD + kernel_pages(*pages) + *pages +
+					 UIO_RUN_GUARD_HIGH)))
+		if (!uio_resident_evict())
+			return -ENOMEM;
+	rc = map_stacks(r, *range, *pages);
+	if (rc)
+		uio_arena_release(*range);
+	return rc;
+}
+
+static int stack_take(struct uio_run *run, size_t pages)
+{
+	uintptr_t range;
+	int rc = find_stacks(run->resident, &range, &pages);
+
+	if (rc)
+		return rc;
 	run->stacks = range;
 	run->stack_pages = pages;
 	run->border.stack_low = uio_stack_low(range, pages);
@@ -110,9 +131,28 @@ static void stack_give(struct uio_run *run)
 
 void uio_run_free_stack(struct uio_resident *r)
 {
-	if (r->spare_stack)
-		unmap(r->spare_stack, r->spare_pages);
+	uintptr_t range = r->spare_stack, low = uio_stack_low(range, r->spare_pages);
+
 	r->spare_stack = 0;
+	if (!range)
+		return;
+	if (spare.range || uio_domain_untag(low, r->spare_pages)) {
+		unmap(range, r->spare_pages);
+		return;
+	}
+	memset((void *)low, 0, r->spare_pages * UIO_PAGE_SIZE);
+	spare.range = range;
+	spare.pages = r->spare_pages;
+}
+
+bool uio_run_trim(void)
+{
+	uintptr_t range = spare.range;
+
+	spare.range = 0;
+	if (range)
+		unmap(range, spare.pages);
+	return range;
 }
 
 /* ---- begin and end ---- */
