@@ -7,17 +7,21 @@ one, such as Unikraft's, with an application like `count`.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import refguest_vm
 
 from overlays.build import build
 from overlays.keys import generate
-from uiod.run import Machine
+from uiod.ctl import execstream
+from uiod.run import Machine, Result
 
 HERE = Path(__file__).parent
 SHIPPED = HERE.parents[1] / "overlays" / "src"
@@ -96,3 +100,64 @@ def machine(config: Path, timeout_s: float = 90.0) -> Iterator[Machine]:
     """That VM, running and ready; gone afterwards."""
     with Machine(config, timeout_s=timeout_s) as running:
         yield running
+
+
+class Session:
+    """A command that runs while the test does something else."""
+
+    def __init__(self, guest: Machine, *argv: str, pull: bool = False) -> None:
+        self.guest = guest
+        self.argv = argv
+        body = {"argv": list(argv), "stdin": True, "env": {}, "pull": pull}
+        self._reply = guest.api.request(
+            "POST", "/v1/exec", body, upgrade="uio-exec/1", timeout=guest.deadline.left("exec")
+        )
+        self._decoder = execstream.Decoder()
+        self._first = self._reply.leftover()
+        self._out = {execstream.STDOUT: bytearray(), execstream.STDERR: bytearray()}
+        self._info: dict[str, Any] | None = None
+
+    def signal(self, number: int) -> None:
+        """As Ctrl-C (2) and such would."""
+        self._reply.sock.sendall(execstream.signal(number))
+
+    def line(self) -> str:
+        """The next line of standard output."""
+        out = self._out[execstream.STDOUT]
+        while b"\n" not in out:
+            assert self._info is None, (self._info, bytes(out))
+            self._receive()
+        text, _, rest = bytes(out).partition(b"\n")
+        out[:] = rest
+        return text.decode()
+
+    def result(self) -> Result:
+        """Its end, and the output that line() has not taken; its input ends."""
+        if self._info is None:
+            with contextlib.suppress(OSError):  # it has ended by itself
+                self._reply.sock.sendall(execstream.message(execstream.END_OF_STDIN))
+        while self._info is None:
+            self._receive()
+        self._reply.__exit__(None, None, None)
+        info = self._info
+        return Result(
+            list(self.argv),
+            int(info["code"]) & 0xFF,
+            str(info.get("kind", "")),
+            str(info.get("message", "")),
+            bytes(self._out[execstream.STDOUT]),
+            bytes(self._out[execstream.STDERR]),
+            info,
+        )
+
+    def _receive(self) -> None:
+        data, self._first = self._first, b""
+        if not data:
+            self._reply.sock.settimeout(self.guest.deadline.left(f"the command {self.argv[0]}"))
+            data = self._reply.sock.recv(65536)
+            assert data, "the connection to uiod was lost"
+        for kind, payload in self._decoder.feed(data):
+            if kind == execstream.EXIT:
+                self._info = json.loads(payload)
+            else:
+                self._out[kind] += payload

@@ -54,6 +54,11 @@ int main(int argc, char **argv)
 	} else if (!strcmp(what, "thread")) {
 		pthread_create(&t, NULL, works, NULL);
 		nap(50);
+	} else if (!strcmp(what, "thread-and-loop")) {
+		pthread_create(&t, NULL, works, NULL);
+		puts("both");
+		fflush(stdout);
+		works(NULL);
 	} else if (!strcmp(what, "thread-harms")) {
 		pthread_create(&t, NULL, thread_harms, NULL);
 		nap(5000);

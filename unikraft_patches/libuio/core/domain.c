@@ -50,7 +50,8 @@ __attribute__((weak)) void uio_port_thread_adopt(const char *name)
 }
 
 static bool on;
-static struct uio_resident *holder[KEY_END];
+static struct uio_resident *holder[KEY_END]; /* whose pages have it, running or not */
+static unsigned int users[KEY_END];          /* overlays with it that run now */
 
 void uio_domain_init(void)
 {
@@ -81,10 +82,11 @@ static unsigned int find_key(void)
 	unsigned int best = 0;
 
 	for (unsigned int key = KEY_FIRST; key < KEY_END; key++) {
+		if (users[key])
+			continue;
 		if (!holder[key])
 			return key;
-		if (!holder[key]->in_domain &&
-		    (!best || holder[key]->last_used_ns < holder[best]->last_used_ns))
+		if (!best || holder[key]->last_used_ns < holder[best]->last_used_ns)
 			best = key;
 	}
 	if (best)
@@ -92,17 +94,27 @@ static unsigned int find_key(void)
 	return best;
 }
 
+/* All are in use by overlays that run: the one that fewest share. */
+static unsigned int share_key(const struct uio_resident *r)
+{
+	unsigned int best = KEY_FIRST;
+
+	for (unsigned int key = KEY_FIRST; key < KEY_END; key++)
+		if (users[key] < users[best])
+			best = key;
+	uio_log(4, "more than %u overlays run at once: %s shares its memory with %u of them",
+		KEY_END - KEY_FIRST, r->o.name, users[best]);
+	return best;
+}
+
 static void take_key(struct uio_resident *r)
 {
 	unsigned int key = find_key();
 
-	if (key) {
+	if (key)
 		holder[key] = r;
-	} else {
-		key = KEY_FIRST + r->o.hash[0] % (KEY_END - KEY_FIRST);
-		uio_log(4, "%u overlays run at once: %s shares the memory of %s",
-			KEY_END - KEY_FIRST + 1, r->o.name, holder[key]->o.name);
-	}
+	else
+		key = share_key(r);
 	tag_all(r, key);
 }
 
@@ -111,15 +123,24 @@ static bool has_key(const struct uio_resident *r)
 	return r->key >= KEY_FIRST && r->key < KEY_END;
 }
 
+/* It kept its key while nothing ran in it; another, that had to share, may run with it still. */
+static bool must_share(const struct uio_resident *r)
+{
+	return !r->in_domain && users[r->key];
+}
+
 uint32_t uio_domain_take(struct uio_resident *r)
 {
 	uint32_t pkru = DENIED;
 
 	if (!on)
 		return 0;
+	if (has_key(r) && must_share(r))
+		uio_domain_forget(r);
 	if (!has_key(r))
 		take_key(r);
-	r->in_domain++;
+	if (!r->in_domain++)
+		users[r->key]++;
 	pkru &= ~(ALLOW(r->key) | ALLOW_READ(KEY_GATES));
 	if (!(r->o.policy.flags & UIO_POLICY_APP_NONE))
 		pkru &= ~ALLOW_READ(UIO_KEY_KERNEL);
@@ -130,6 +151,7 @@ void uio_domain_give(struct uio_resident *r)
 {
 	if (!on || --r->in_domain)
 		return;
+	users[r->key]--;
 	if (holder[r->key] != r)
 		tag_all(r, KEY_PARKED); /* it shared another's */
 }
