@@ -239,29 +239,39 @@ def processor_s(pid: int) -> float:
 
 
 def measure_server(
-    server: Server, kernel: Path, initrd: Path | None, *, rounds: int, requests: int
+    server: Server, kernel: Path, initrd: Path | None, *, rounds: int, turns: int
 ) -> Iterator[Row]:
-    """Attach, load, detach, again and again."""
+    """All programs are loaded; attach one, load the server, detach, again and again, in short turns."""
+    requests = turns * CONNECTIONS * DEPTH
     cases = programs(server, symbols_of(kernel))
-    requests -= requests % (CONNECTIONS * DEPTH)
     speeds: dict[str, list[float]] = {name: [] for name in cases}
     costs: dict[str, list[float]] = {name: [] for name in cases}
-    with running(server, kernel, initrd) as (machine, port, pid):
-        vm, load = Vm(machine.name), Load(server, port)
-        load.run(requests)  # warm
-        for _ in range(rounds):
-            for name, program in cases.items():
-                with contextlib.ExitStack() as stack:
-                    if program is not None:
-                        stream = stack.enter_context(Stream(vm.api, program))
-                        stream.attach(vm.places(program))
-                    load.run(CONNECTIONS * DEPTH)
-                    before = processor_s(pid)
-                    speeds[name].append(requests / load.run(requests))
-                    costs[name].append((processor_s(pid) - before) / requests * 1e6)
-                    if program is not None and stream.counts().programs[0][0] < requests:
-                        raise RuntimeError(f"{name}: not every request was seen")
-        load.close()
+    with contextlib.ExitStack() as stack:
+        machine, port, pid = stack.enter_context(running(server, kernel, initrd))
+        vm = Vm(machine.name)
+        load = stack.enter_context(contextlib.closing(Load(server, port)))
+        streams = {
+            name: stack.enter_context(Stream(vm.api, program))
+            for name, program in cases.items()
+            if program is not None
+        }
+        for number in range(1 + rounds):
+            for name in cases if number % 2 else reversed(cases):
+                if name in streams:
+                    stream = streams[name]
+                    stream.attach(vm.places(stream.object))
+                load.run(CONNECTIONS * DEPTH)
+                before = processor_s(pid)
+                speed = requests / load.run(requests)
+                cost = (processor_s(pid) - before) / requests * 1e6
+                if name in streams:
+                    stream.detach()
+                if number > 0:  # the first is to get warm
+                    speeds[name].append(speed)
+                    costs[name].append(cost)
+        for name, stream in streams.items():
+            if stream.counts().programs[0][0] < requests * rounds:
+                raise RuntimeError(f"{name}: not every request was seen")
     for name in cases:
         against = f"{server.name}: requests, untraced" if name != "untraced" else None
         yield Row(
@@ -284,8 +294,13 @@ def main() -> None:
             f"--{name}", type=Path, metavar="KERNEL", help="with KERNEL.dbg beside it"
         )
     parser.add_argument("--initrd", type=Path, help="nginx's files")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--requests", type=int, default=8000, help="of each case in each round")
+    parser.add_argument("--rounds", type=int, default=150)
+    parser.add_argument(
+        "--turns",
+        type=int,
+        default=16,
+        help=f"times {CONNECTIONS * DEPTH} requests of each case in a round",
+    )
     parser.add_argument("--out", type=Path, help="add the values to these JSON lines")
     options = parser.parse_args()
     given = {name: kernel for name in SERVERS if (kernel := getattr(options, name))}
@@ -296,7 +311,7 @@ def main() -> None:
         rows = list(
             measure_server(
                 SERVERS[name], kernel.resolve(), initrd,
-                rounds=options.rounds, requests=options.requests,
+                rounds=options.rounds, turns=options.turns,
             )
         )  # fmt: skip
         for row in rows:
