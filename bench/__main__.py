@@ -57,6 +57,7 @@ SUITES = {
     "tracing": Suite("what a program costs at a function", 150, 45),
     "ninep": Suite("our 9P server beside diod", 120, 15),
     "overhead": Suite("what uIO costs the application", 240, 40),
+    "apps": Suite("what uIO costs nginx and redis in Unikraft (NGINX=… REDIS=…)", 480, 90),
 }
 
 

@@ -6,8 +6,8 @@
  *
  * A handler runs in the thread that sends the signal. The application is not
  * running then: its threads have blocked, yielded or been preempted in their
- * own code, which are the places where a signal might have found them. A
- * blocked call of the application is not interrupted (no EINTR).
+ * own code, which are the places where a signal might have found them. Of the
+ * application's blocked calls, only waits for events are interrupted (wait.c).
  */
 #include <errno.h>
 #include <signal.h>
@@ -93,6 +93,9 @@ int uio_port_signal(int sig)
 	} else {
 		act.handler(sig);
 	}
+#if CONFIG_LIBPOSIX_POLL
+	uio_wait_interrupt();
+#endif
 	return 0;
 }
 

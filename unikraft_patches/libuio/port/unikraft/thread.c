@@ -37,11 +37,16 @@ static int number_thread(struct uk_thread *child, struct uk_thread *parent __unu
 }
 UK_THREAD_INIT_PRIO_FLAGS(number_thread, 0x0, UK_PRIO_LATEST, UK_THREAD_INITF_UKTLS);
 
+unsigned int uio_thread_number(const struct uk_thread *t)
+{
+	return t->flags & UK_THREADF_UKTLS ? uk_thread_uktls_var(t, thread_id) : 0;
+}
+
 unsigned int uio_port_thread_id(void)
 {
 	const struct uk_thread *self = uk_thread_current();
 
-	return self && self->flags & UK_THREADF_UKTLS ? uk_thread_uktls_var(self, thread_id) : 0;
+	return self ? uio_thread_number(self) : 0;
 }
 
 /* An allocator of stacks alone, in the form the scheduler wants. */
@@ -233,7 +238,7 @@ int uio_port_thread_foreach(int (*fn)(const struct uio_thread_info *, void *), v
 		const struct uio_thread *ours = uio_thread_of(t);
 		struct uio_thread_info info = {
 			.name = t->name ? t->name : "",
-			.id = t->flags & UK_THREADF_UKTLS ? uk_thread_uktls_var(t, thread_id) : 0,
+			.id = uio_thread_number(t),
 			.state = t == uk_thread_current()   ? 'R'
 				 : uk_thread_is_runnable(t) ? 'r'
 							    : 'S',

@@ -39,6 +39,9 @@ struct uio_thread {
 /** The thread of libuio that t is, or NULL. */
 struct uio_thread *uio_thread_of(const struct uk_thread *t);
 
+/** A thread's number: the older, the smaller. */
+unsigned int uio_thread_number(const struct uk_thread *t);
+
 /** Block the calling thread until it is woken or the deadline (0: none); yield afterwards. */
 void uio_thread_block(struct uio_thread *self, uint64_t deadline);
 

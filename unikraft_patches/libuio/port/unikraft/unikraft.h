@@ -27,6 +27,11 @@ void uio_memory_stack_free(void *base);
 /** Yield for somebody else's thread that was interrupted in its own code. */
 void uio_thread_preempted(void);
 
+/* ---- wait.c, if there is poll() ---- */
+
+/** A handler has run: the application's wait for events, or its next one, returns EINTR. */
+void uio_wait_interrupt(void);
+
 /* ---- preempt.c ---- */
 
 /**
