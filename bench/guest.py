@@ -140,6 +140,7 @@ class Channel:
         self._sock = connect(path)
         self._buffer = bytearray()
         self._next = 0
+        self._owed = 0  # credit for what the command has written
         self.hello = self._synchronise()
 
     def close(self) -> None:
@@ -198,6 +199,7 @@ class Channel:
     def start(self, *argv: str, digest: bytes = b"", image: bytes = b"") -> None:
         """Begin one; `step` sees to it until it has ended."""
         self._next += 1
+        self._owed = 0
         for offset in range(0, len(image), PIECE):
             self.send(Type.IMAGE, self._next, offset, image[offset : offset + PIECE])
         asked = Exec(
@@ -210,8 +212,11 @@ class Channel:
         got = self.receive()
         if got.type is Type.DATA and got.arg == Stream.STDOUT:
             output += got.payload
-            back = Credit(bytes=len(got.payload))
-            self.send(Type.CREDIT, self._next, Stream.STDOUT, back.encode())
+            self._owed += len(got.payload)
+            if self._owed * 2 >= CREDIT:  # in large pieces, as uiod gives it back
+                back = Credit(bytes=self._owed)
+                self.send(Type.CREDIT, self._next, Stream.STDOUT, back.encode())
+                self._owed = 0
         elif got.type is Type.SYMQ:
             self._symbols(got)
         elif got.type is Type.EXIT:
