@@ -14,9 +14,9 @@ import stat
 import struct
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 from ninep_server.backend import (
-    ENTRY,
     Attributes,
     File,
     Listing,
@@ -26,7 +26,8 @@ from ninep_server.backend import (
     oserror,
     qid_type,
 )
-from ninep_server.messages import QTDIR, QTFILE, QTSYMLINK, Buffer, Qid
+from ninep_server.listing import list_directory
+from ninep_server.messages import Buffer, Qid
 from ninep_server.quota import Quota, inode
 
 _SETTLED_NS = 10**9
@@ -190,48 +191,12 @@ class LocalFile(File):
             if len(export.listed[1].data) > limit:
                 raise oserror(errno.ENOMEM)
             return export.listed[1]
-        listing = self._list(status.st_dev, limit)
+        foreign = status.st_dev != export.root_device
+        path = partial(self.node.qid_path, status.st_dev) if foreign else None
+        listing = list_directory(self.fd, (self.node.qid(), up), export.policy.hidden, path, limit)
         # Times move in steps of some milliseconds: what has changed just now may change again unseen.
         if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS:
             export.listed = key, listing
-        return listing
-
-    def _list(self, device: int, limit: int) -> Listing:
-        # Directories are long: one loop, without a generator and a tuple for each name, takes a quarter less.
-        node = self.node
-        hidden = node.export.policy.hidden
-        foreign = device != node.export.root_device
-        up = (node.parent or node).qid()
-        listing = Listing()
-        data, starts, pack, fixed = listing.data, listing.starts, ENTRY.pack, ENTRY.size
-        end = 0
-        for name, qid in ((b".", node.qid()), (b"..", up)):
-            end += fixed + len(name)
-            data += pack(qid.type, 0, qid.path, end, 4, len(name)) + name
-            starts.append(end)
-        # By this path and not by descriptor: names come as bytes, and two listings share no position.
-        with os.scandir(b"/proc/self/fd/%d" % self.fd) as found:
-            for entry in found:
-                name = entry.name
-                if name.startswith(hidden):
-                    continue
-                if entry.is_file(follow_symlinks=False):
-                    kind, qtype = 8, QTFILE
-                elif entry.is_dir(follow_symlinks=False):
-                    kind, qtype = 4, QTDIR
-                elif entry.is_symlink():
-                    kind, qtype = 10, QTSYMLINK
-                else:
-                    kind, qtype = 0, QTFILE
-                size = len(name)
-                end += fixed + size
-                if end > limit:
-                    raise oserror(errno.ENOMEM)
-                inode = entry.inode()
-                path = node.qid_path(device, inode) if foreign else inode
-                data += pack(qtype, 0, path, end, kind, size)
-                data += name
-                starts.append(end)
         return listing
 
     # Open-file-description locks, so that they also hold between clients and against programs on the host.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from ninep_server.session import REFUSALS, Call, Later, Session
 from ninep_server.stats import Stats
 
 _RECEIVE = 64 * 1024
+_SEND_BUFFER = 512 * 1024
 _TFLUSH = next(m.number for m in BY_NUMBER.values() if m.name == "Tflush")
 _TVERSION = next(m.number for m in BY_NUMBER.values() if m.name == "Tversion")
 
@@ -43,6 +45,9 @@ class _Pipe:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
+        if self._socket is not None:
+            # Room for the replies of a client that has several reads under way; the kernel's limit is lower.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
 
     async def receive_into(self, into: memoryview) -> int:
         """Wait for bytes: how many came, 0 at the end of the stream."""
