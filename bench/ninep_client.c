@@ -3,8 +3,9 @@
  * The client that bench/ninep.py measures 9P2000.L servers with: small enough
  * that what it measures is the server. One connection, one request at a time.
  *
- * ninep_client SOCKET ANAME metadata|read4k|read64k|readseq|readdir COUNT
+ * ninep_client SOCKET ANAME metadata|read4k|read64k|readseq|readdir|relist COUNT
  * prints the nanoseconds of one unit (request triple, read, MiB, directory).
+ * relist lists one directory again and again, readdir eight in turn.
  */
 #include <errno.h>
 #include <stdint.h>
@@ -18,6 +19,7 @@
 
 enum {
 	MSIZE = 512 * 1024 + 24,
+	DIRECTORIES = 8,
 	HEADER = 7,
 	TREADDIR = 40,
 	TLOPEN = 12,
@@ -129,12 +131,14 @@ static void metadata(void)
 	simple(TCLUNK, 2, 0, 0);
 }
 
-static void readdir_all(void)
+static void readdir_all(long which)
 {
 	uint64_t offset = 0;
 	uint32_t got;
+	char name[] = "many-0";
 
-	walk(1, 2, "many");
+	name[5] = (char)('0' + which % DIRECTORIES);
+	walk(1, 2, name);
 	simple(TLOPEN, 2, 0, 4);
 	while ((got = read_at(TREADDIR, offset, most)) > 0) {
 		for (uint32_t at = 0; at < got;) {
@@ -188,7 +192,8 @@ int main(int argc, char **argv)
 {
 	if (argc != 5) {
 		fprintf(stderr,
-			"usage: %s SOCKET ANAME metadata|read4k|read64k|readseq|readdir COUNT\n",
+			"usage: %s SOCKET ANAME metadata|read4k|read64k|readseq|readdir|relist "
+			"COUNT\n",
 			argv[0]);
 		return 2;
 	}
@@ -208,7 +213,10 @@ int main(int argc, char **argv)
 			metadata();
 			units++;
 		} else if (strcmp(argv[3], "readdir") == 0) {
-			readdir_all();
+			readdir_all(i);
+			units++;
+		} else if (strcmp(argv[3], "relist") == 0) {
+			readdir_all(0);
 			units++;
 		} else if (strcmp(argv[3], "read4k") == 0) {
 			if (read_at(TREAD, (uint64_t)(i % 1024) * 4096, 4096) != 4096)
