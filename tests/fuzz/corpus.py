@@ -98,6 +98,13 @@ def servers(directory: Path) -> None:
             for _ in range(20 + 10 * i)
         )
         (directory / str(i)).write_bytes(data)  # fmt: skip
+    for i in range(20):
+        r = random.Random(i)
+        # Ones open a file and read it again and again; in between, replies that are put aside and come later.
+        data = bytes(
+            1 if r.randrange(2 + i) else r.choice((7, 130, 165, 172, 254)) for _ in range(300)
+        )
+        (directory / f"reader-{i}").write_bytes(data)  # fmt: skip
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The 9P client against a server whose every answer is taken from the input:
- * as it should be, changed in places, or noise. The input also says which
+ * as it should be, changed in places, or noise; at once, later and in another
+ * order, twice, or to a request that was never made. The input also says which
  * operations are done and when the host comes and goes.
  */
 #include <errno.h>
@@ -20,6 +21,11 @@ static unsigned int generation;
 
 static uint8_t stream[1 << 20]; /* from the host, not yet read */
 static size_t stream_start, stream_end;
+
+/* Replies that were put aside. */
+#define HELD 8
+static uint8_t held[HELD][16384];
+static size_t held_size[HELD];
 
 static uint8_t next(void)
 {
@@ -77,8 +83,8 @@ static void answer(const uint8_t *request)
 		break;
 	case 116:
 		memcpy(&asked, request + 19, 4);
-		size = next() * 64u;
-		size = size < asked ? size : asked;
+		size = next() * 64u; /* or all of it, so that its reader goes on */
+		size = size < asked && size > 4096 ? size : asked;
 		put(size, 4);
 		push_bytes(NULL, size);
 		break;
@@ -119,13 +125,43 @@ static void answer(const uint8_t *request)
 	memcpy(stream + start, &size, 4);
 }
 
+/* What lies in the stream from here on is put aside, if there is room. */
+static void hold(size_t start)
+{
+	for (int i = 0; i < HELD; i++) {
+		if (held_size[i] || stream_end - start > sizeof(held[i]))
+			continue;
+		held_size[i] = stream_end - start;
+		memcpy(held[i], stream + start, held_size[i]);
+		stream_end = start;
+		return;
+	}
+}
+
+/* A reply that was put aside comes; once more later, if the input says so. */
+static void release(unsigned int which)
+{
+	push_bytes(held[which % HELD], held_size[which % HELD]);
+	if (next() & 7)
+		held_size[which % HELD] = 0;
+}
+
 static void respond(const uint8_t *request)
 {
 	size_t start = stream_end;
 	uint8_t how = next();
 
-	if (how < 160) {
+	if (how < 120) {
 		answer(request);
+	} else if (how < 160) {
+		answer(request);
+		hold(start);
+	} else if (how < 170) {
+		release(next());
+		answer(request);
+	} else if (how < 174) {
+		answer(request);
+		answer(request); /* twice */
 	} else if (how < 220) {
 		answer(request);
 		for (int i = how & 3; i >= 0; i--) {
@@ -134,11 +170,14 @@ static void respond(const uint8_t *request)
 			if (at < stream_end)
 				stream[at] = next();
 		}
-	} else if (how < 235) {
+	} else if (how < 230) {
 		put(11, 4);
 		put(7, 1);
 		push_bytes(request + 5, 2);
 		put(next(), 4);
+	} else if (how < 235) { /* to one that was never made */
+		answer(request);
+		stream[start + 5] = next();
 	} else if (how < 250) {
 		for (int i = next(); i > 0; i--)
 			put(next(), 1);
@@ -207,13 +246,19 @@ int uio_hostport_send(enum uio_hostport port, const struct uio_sg *pieces, unsig
 /* Whoever waits gives the context its turn. */
 int uio_port_event_wait(struct uio_event *ev, uint64_t ns)
 {
+	uint64_t most =
+		left ? 50000000 : 1000000000; /* what was read ahead grows old, not at once */
+
 	(void)ev;
-	fuzz_clock += ns < 1000000000 ? ns : 1000000000;
+	fuzz_clock += ns < most ? ns : most;
 	if (!connected && next() & 1) {
 		connected = true;
 		generation++;
 		stream_start = stream_end = 0;
 	}
+	for (unsigned int i = 0; connected && i < HELD; i++)
+		if (held_size[i] && next() & 1)
+			release(i);
 	uio_ninep_poll();
 	return 0;
 }
@@ -283,24 +328,34 @@ static void use_file(void)
 {
 	static const int flags[] = {O_RDONLY, O_WRONLY | O_CREAT, O_RDWR | O_CREAT | O_EXCL,
 				    O_WRONLY | O_APPEND, O_WRONLY | O_CREAT | O_TRUNC};
-	struct uio_file *f;
+	struct uio_file *f, *other = NULL;
 	size_t size = next() * 512u + 1;
 	char *buf;
 
 	if (uio_file_open(&f, "/host/a/../b", flags[next() % 5], 0600))
 		return;
 	buf = calloc(1, size); /* exact: a byte too far is noticed */
-	for (int i = next() % 4; i >= 0; i--) {
+	for (int i = next() % 8; i >= 0; i--) {
 		ssize_t n = 0;
 
-		switch (next() % 4) {
+		switch (next() % 7) {
 		case 0:
+		case 1:
+		case 2: /* several in a row, which reads ahead */
 			n = uio_file_read(f, buf, size);
 			break;
-		case 1:
+		case 3:
+			if (!other && uio_file_open(&other, "/host/b", flags[next() % 5], 0600))
+				other = NULL;
+			break;
+		case 4:
+			if (other)
+				uio_file_write(other, buf, size);
+			break;
+		case 5:
 			n = uio_file_write(f, buf, size);
 			break;
-		case 2:
+		case 6:
 			uio_file_seek(f, next(), next() % 4);
 			break;
 		default:
@@ -311,6 +366,8 @@ static void use_file(void)
 			abort();
 	}
 	uio_file_close(f);
+	if (other)
+		uio_file_close(other);
 	free(buf);
 }
 
@@ -369,6 +426,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	input = data;
 	left = size;
+	memset(held_size, 0, sizeof(held_size));
 	while (left) {
 		if (!connected) {
 			connected = true;
