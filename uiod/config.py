@@ -88,6 +88,7 @@ class Uio(_Table):
     exchange: Path | None = None
     exchange_max_bytes: Size | None = None
     exchange_max_files: int | None = None
+    mount: bool = False
     group: str | None = None  # members may use the API
     log_bytes: Size = 8 << 20  # of the serial log on disk, in all
     confine: Literal["auto", "require", "off"] = "auto"  # Landlock, seccomp, capabilities

@@ -68,6 +68,8 @@ TEXTS = {
     "uio.exchange": "A directory that the guest sees as `/host`, to read and write; made if it is not there.",
     "uio.exchange_max_bytes": "How many bytes the guest may have in it.",
     "uio.exchange_max_files": "How many files the guest may have in it.",
+    "uio.mount": "Whether the application itself may mount the same files, over a port and a session of its own "
+    "(Unikraft with `LIBUIO_9PFS`: docs/unikraft.md).",
     "uio.group": "A group whose members may use the API, beside root and uiod's own user.",
     "uio.log_bytes": "How much of the serial console's output is kept on disk.",
     "uio.confine": "Landlock, seccomp, capabilities and resource limits on uiod and QEMU: as far as the kernel has "

@@ -138,7 +138,7 @@ class Guest:
         self._pushing = trio.Lock()
         self._console = trio.Lock()
         self._attached: trio.CancelScope | None = None
-        self._fs_scope: trio.CancelScope | None = None
+        self._file_scopes: dict[str, trio.CancelScope] = {}  # by port
         self._tree: SyntheticDirectory | None = None
 
     # Preparation
@@ -248,26 +248,28 @@ class Guest:
         """Serve channel and files for ever."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.link.run)
-            nursery.start_soon(self._serve_files)
+            nursery.start_soon(self._serve_files, "fs")
+            if self.config.uio.mount:
+                nursery.start_soon(self._serve_files, "mount")
             if self.images.store is not None:
                 nursery.start_soon(self.images.store.refresh)
 
-    async def _serve_files(self) -> None:
+    async def _serve_files(self, port: str) -> None:
         assert self._tree is not None
         pause = _RECONNECT_S
         while True:
             try:
-                stream = await trio.open_unix_socket(self._run.port("fs"))
+                stream = await trio.open_unix_socket(self._run.port(port))
             except OSError:
                 await trio.sleep(_RECONNECT_S)
                 continue
             begun = trio.current_time()
             try:
                 with trio.CancelScope() as scope:
-                    self._fs_scope = scope  # `guest_was_reset` cancels it
+                    self._file_scopes[port] = scope  # `guest_was_reset` cancels it
                     await serve_stream(stream, self._tree, Limits(fids=1024), self.ninep)
             except ProtocolError as error:
-                self.events.add("fs.protocol", error=str(error))
+                self.events.add(f"{port}.protocol", error=str(error))
             if scope.cancelled_caught:
                 continue
             # A guest that sends nonsense over and over is served ever more rarely.
@@ -278,8 +280,8 @@ class Guest:
     def guest_was_reset(self) -> None:
         """The guest boots anew: begin anew on the ports that have a state."""
         self.link.guest_was_reset()
-        if self._fs_scope is not None:
-            self._fs_scope.cancel()
+        for scope in self._file_scopes.values():
+            scope.cancel()
 
     @contextlib.asynccontextmanager
     async def attach(self, force: bool = False) -> AsyncIterator[trio.SocketStream]:

@@ -55,7 +55,7 @@ class RuntimeDir:
         return self.path / "qmp.sock"
 
     def port(self, name: str) -> Path:
-        """A virtserialport's socket (``channel``, ``console``, ``fs``); QEMU listens."""
+        """A virtserialport's socket (``channel``, ``console``, ``fs``, ``mount``); QEMU listens."""
         return self.path / f"{name}.sock"
 
     @property

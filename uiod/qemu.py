@@ -25,6 +25,7 @@ from uiod.paths import RuntimeDir
 
 PORTS = ("channel", "console", "fs")
 SOCKETS = (*PORTS, "serial", "qmp")
+OPTIONAL_SOCKETS = ("mount",)
 
 
 def _quoted(value: str | Path) -> str:
@@ -91,8 +92,10 @@ def options(config: Config, run: RuntimeDir, accel: str) -> Iterator[tuple[str, 
     yield "-chardev", _socket("serial", run.port("serial"))
     yield "-serial", "chardev:serial"
 
-    yield "-device", f"virtio-serial-{bus},id=uio,max_ports=8"
-    for port in PORTS:
+    ports = (*PORTS, "mount") if config.uio.mount else PORTS
+    # The guest pays for the queues of each; port 0 is for consoles of another kind.
+    yield "-device", f"virtio-serial-{bus},id=uio,max_ports={len(ports) + 1}"
+    for port in ports:
         yield "-chardev", _socket(port, run.port(port))
         yield "-device", f"virtserialport,bus=uio.0,chardev={port},name=org.uio.{port}"
 

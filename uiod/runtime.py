@@ -15,7 +15,7 @@ import msgspec
 
 from uiod.errors import ExitStatus, UiodError
 from uiod.paths import RuntimeDir
-from uiod.qemu import SOCKETS, Process, start_time
+from uiod.qemu import OPTIONAL_SOCKETS, SOCKETS, Process, start_time
 
 
 class SavedState(msgspec.Struct, kw_only=True):
@@ -99,7 +99,8 @@ class Ownership:
 
     def clear_machine(self) -> None:
         """Remove what belongs to one run of QEMU."""
-        for path in (*(self.run.port(name) for name in SOCKETS), self.run.state):
+        sockets = (self.run.port(name) for name in (*SOCKETS, *OPTIONAL_SOCKETS))
+        for path in (*sockets, self.run.state):
             path.unlink(missing_ok=True)
 
 

@@ -225,7 +225,8 @@ static void vector_interrupt(void *arg)
 	const struct virtio_vector *v = arg;
 
 	for (unsigned int i = v->index; i < v->dev->queue_count; i += v->stride)
-		queue_interrupt(v->dev->queues[i]);
+		if (v->dev->queues[i])
+			queue_interrupt(v->dev->queues[i]);
 }
 
 #define QUEUE_SIZE_MAX 32
@@ -316,8 +317,10 @@ int virtio_queues(struct virtio_device *dev, unsigned int n, struct virtio_queue
 	}
 	for (unsigned int i = 0; i < n; i++) {
 		uint16_t entry = notify[i] ? (uint16_t)(i % vectors) : NO_VECTOR;
-		int error = setup_queue(dev, i, entry, notify[i], arg[i]);
+		int error = 0;
 
+		if (notify[i] || arg[i])
+			error = setup_queue(dev, i, entry, notify[i], arg[i]);
 		if (error)
 			return error;
 		queues[i] = dev->queues[i];

@@ -202,6 +202,19 @@ def test_the_command_line_of_a_full_configuration() -> None:
         )
 
 
+def test_a_port_for_mounting_is_there_if_it_is_wanted() -> None:
+    """And no more ports than are used: each costs the guest memory."""
+
+    def ports(more: str) -> list[str]:
+        devices = after(words(f"[vm]\nkernel='k'\n[uio]\n{more}"), "-device")
+        assert f"virtio-serial-pci,id=uio,max_ports={len(devices)}" == devices[0]
+        return [device.rpartition("=")[2] for device in devices[1:]]
+
+    plain = ["org.uio.channel", "org.uio.console", "org.uio.fs"]
+    assert ports("") == plain
+    assert ports("mount=true") == [*plain, "org.uio.mount"]
+
+
 def test_microvm_has_no_pci() -> None:
     line = words(
         "[vm]\nkernel='k'\nmachine='microvm'\n[[net]]\nkind='user'\n[[share]]\ntag='a'\npath='p'"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The three byte ports to the host, whatever carries them: a virtio-console
+ * The byte ports to the host, whatever carries them: a virtio-console
  * device (virtio_console.c) or, in the hosted port, unix sockets. All
  * functions belong to threads of libuio; none is for interrupt context.
  */
@@ -13,6 +13,7 @@ enum uio_hostport {
 	UIO_HOSTPORT_CHANNEL, /* org.uio.channel */
 	UIO_HOSTPORT_CONSOLE, /* org.uio.console */
 	UIO_HOSTPORT_FS,      /* org.uio.fs */
+	UIO_HOSTPORT_MOUNT,   /* org.uio.mount, if this kernel has uio_mount_poll() */
 	UIO_HOSTPORT_COUNT
 };
 
@@ -28,6 +29,12 @@ int uio_hostport_init(struct uio_event *wake);
  * freed transmit buffers. The context calls it each time wake was signalled.
  */
 void uio_hostport_poll(void);
+
+/**
+ * Called by the context each time wake was signalled, after uio_hostport_poll():
+ * who reads org.uio.mount, which only some kernels have.
+ */
+void uio_mount_poll(void) __attribute__((weak));
 
 /** Whether the host holds the port open at this moment. */
 bool uio_hostport_connected(enum uio_hostport port);

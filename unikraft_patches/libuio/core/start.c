@@ -41,6 +41,8 @@ static void context_main(void *arg)
 		uio_hostport_poll();
 		uio_channel_poll();
 		uio_ninep_poll();
+		if (uio_mount_poll)
+			uio_mount_poll();
 
 		uint64_t now = uio_port_ns();
 		uint64_t due = earlier(uio_console_poll(now), uio_exec_tick(now));

@@ -47,6 +47,7 @@ static const char *const port_names[UIO_HOSTPORT_COUNT] = {
 	"org.uio.channel",
 	"org.uio.console",
 	"org.uio.fs",
+	"org.uio.mount",
 };
 
 static struct uio_vdev *device;
@@ -126,6 +127,8 @@ static void name_port(uint32_t id, const char *name, size_t len)
 	for (int i = 0; i < UIO_HOSTPORT_COUNT; i++) {
 		if (strlen(port_names[i]) != len || memcmp(port_names[i], name, len) != 0)
 			continue;
+		if (i == UIO_HOSTPORT_MOUNT && uio_mount_poll == NULL)
+			return;
 		if (port_lane[i] != NULL && port_lane[i] != l) {
 			uio_log(4, "virtio-console: a second port is named %s", port_names[i]);
 			return;
@@ -367,18 +370,19 @@ static int set_up_queues(void)
 		return -ENODEV;
 	if (ports > LANES)
 		ports = LANES;
-	for (unsigned int i = 0; i < QUEUES_MAX; i++)
+	/* Port 0 is for a text console of the machine's (5.3.5): none of ours is ever there. */
+	for (unsigned int i = QUEUE_CONTROL_RX; i < QUEUES_MAX; i++) {
 		notify[i] = i == QUEUE_CONTROL_TX ? NULL : on_interrupt;
+		arg[i] = &device;
+	}
 	err = uio_port_virtio_queues(device, (ports + 1) * 2, queue, notify, arg);
 	if (err < 0)
 		return err;
 	/* 5.3.2: port 0 has queues 0 and 1, control 2 and 3, port n then 2n + 2 and 2n + 3. */
 	control_rx = queue[QUEUE_CONTROL_RX];
 	control_tx = queue[QUEUE_CONTROL_TX];
-	for (uint32_t i = 0; i < ports; i++) {
-		unsigned int rx = i == 0 ? 0 : 2 * i + 2;
-		uio_lane_init(&lanes[i], queue[rx], queue[rx + 1]);
-	}
+	for (uint32_t i = 1; i < ports; i++)
+		uio_lane_init(&lanes[i], queue[2 * i + 2], queue[2 * i + 3]);
 	return 0;
 }
 

@@ -293,8 +293,9 @@ int uio_port_virtio_open(unsigned int device_id, unsigned int index, uint64_t wa
 			 struct uio_vdev **out);
 int uio_port_virtio_config(struct uio_vdev *dev, size_t offset, void *buf, size_t len);
 /**
- * Set up virtqueues 0..n-1. notify[i](arg) runs in interrupt context when
- * queue i has used buffers; NULL: none wanted.
+ * Set up virtqueues 0..n-1. notify[i](arg[i]) runs in interrupt context when
+ * queue i has used buffers; NULL: none wanted. A queue that has neither notify
+ * nor arg is not needed: it may be left out, and vq[i] be NULL.
  */
 int uio_port_virtio_queues(struct uio_vdev *dev, unsigned int n, struct uio_vq *vq[],
 			   void (*const notify[])(void *), void *const arg[]);

@@ -77,7 +77,7 @@ static int listen_at(const char *name)
 
 int uio_hostport_init(struct uio_event *event)
 {
-	static const char *const names[UIO_HOSTPORT_COUNT] = {"channel", "console", "fs"};
+	static const char *const names[UIO_HOSTPORT_COUNT] = {"channel", "console", "fs", "mount"};
 	pthread_t thread;
 	pthread_attr_t attr;
 

@@ -3,8 +3,8 @@
  * Small blocks of heap memory. Unikraft's default allocator takes whole pages
  * for each malloc(), which would make libuio's many small objects cost 4 KiB
  * each; so blocks up to 1 KiB are cut from pages here, in powers of two with
- * a list of free blocks per size. Larger ones go straight to the allocator.
- * A page returns to the allocator when its last block is free.
+ * a list of free blocks per size. Larger ones are pages of their own. A page
+ * returns to the allocator when its last block is free.
  */
 #include <uk/alloc.h>
 
@@ -19,7 +19,10 @@
 struct block {
 	uint16_t size_index; /* BIG: not from a slab */
 	uint16_t pad[3];
-	struct block *next; /* while free */
+	union {
+		struct block *next; /* while free */
+		size_t pages;       /* of a BIG one */
+	};
 };
 _Static_assert(sizeof(struct block) == 16, "alignment of what follows");
 
@@ -32,6 +35,32 @@ struct slab {
 _Static_assert(sizeof(struct slab) <= SLAB_DATA, "header fits");
 
 static struct slab *partial[SIZES];
+static size_t pages_held;
+
+void uio_heap_count(ssize_t pages)
+{
+	pages_held += (size_t)pages;
+}
+
+size_t uio_port_held(void)
+{
+	return pages_held * UIO_PAGE_SIZE;
+}
+
+static void *take_pages(size_t n)
+{
+	void *mem = uk_palloc(uk_alloc_get_default(), n);
+
+	if (mem)
+		uio_heap_count((ssize_t)n);
+	return mem;
+}
+
+static void give_pages(void *mem, size_t n)
+{
+	uk_pfree(uk_alloc_get_default(), mem, n);
+	uio_heap_count(-(ssize_t)n);
+}
 
 static void list_add(struct slab *s, unsigned int index)
 {
@@ -56,7 +85,7 @@ static void list_remove(struct slab *s, unsigned int index)
 
 static struct slab *new_slab(unsigned int index)
 {
-	struct slab *s = uk_palloc(uk_alloc_get_default(), 1);
+	struct slab *s = take_pages(1);
 	size_t step = (size_t)SMALLEST << index;
 
 	if (!s)
@@ -74,21 +103,30 @@ static struct slab *new_slab(unsigned int index)
 	return s;
 }
 
+static void *alloc_big(size_t size)
+{
+	struct block *b;
+	size_t pages;
+
+	if (size > SIZE_MAX - sizeof(*b) - UIO_PAGE_SIZE)
+		return NULL;
+	pages = (size + sizeof(*b) + UIO_PAGE_SIZE - 1) / UIO_PAGE_SIZE;
+	b = take_pages(pages);
+	if (!b)
+		return NULL;
+	b->size_index = BIG;
+	b->pages = pages;
+	return b + 1;
+}
+
 void *uio_port_alloc(size_t size)
 {
 	unsigned int index = 0;
 	struct block *b;
 	struct slab *s;
 
-	if (size > ((size_t)SMALLEST << (SIZES - 1)) - sizeof(*b)) {
-		if (size > SIZE_MAX - sizeof(*b))
-			return NULL;
-		b = uk_memalign(uk_alloc_get_default(), 16, size + sizeof(*b));
-		if (!b)
-			return NULL;
-		b->size_index = BIG;
-		return b + 1;
-	}
+	if (size > ((size_t)SMALLEST << (SIZES - 1)) - sizeof(*b))
+		return alloc_big(size);
 	while (((size_t)SMALLEST << index) < size + sizeof(*b))
 		index++;
 	s = partial[index] ? partial[index] : new_slab(index);
@@ -110,7 +148,7 @@ void uio_port_free(void *ptr)
 	if (!ptr)
 		return;
 	if (b->size_index == BIG) {
-		uk_free(uk_alloc_get_default(), b);
+		give_pages(b, b->pages);
 		return;
 	}
 	s = (struct slab *)((uintptr_t)b & ~(uintptr_t)(UIO_PAGE_SIZE - 1));
@@ -120,6 +158,6 @@ void uio_port_free(void *ptr)
 		list_add(s, b->size_index);
 	if (--s->used == 0) {
 		list_remove(s, b->size_index);
-		uk_pfree(uk_alloc_get_default(), s, 1);
+		give_pages(s, 1);
 	}
 }

@@ -307,14 +307,17 @@ void *uio_port_dma_alloc(size_t size)
 	__paddr_t frames = __PADDR_ANY;
 	void *mem = heap_pages(pages);
 
-	if (mem && is_contiguous(mem, pages))
+	if (mem && is_contiguous(mem, pages)) {
+		uio_heap_count((ssize_t)pages);
 		return mem;
+	}
 	if (mem)
 		uk_pfree(uk_alloc_get_default(), mem, pages);
 
 	/* A heap that is paged in on demand is rarely contiguous; frames and the direct map are. */
 	if (pt->fa->falloc(pt->fa, &frames, pages, 0) != 0)
 		return NULL;
+	uio_heap_count((ssize_t)pages);
 	return (void *)ukplat_page_kmap(pt, frames, pages, 0);
 }
 
@@ -326,6 +329,7 @@ void uio_port_dma_free(void *ptr, size_t size)
 
 	if (!ptr)
 		return;
+	uio_heap_count(-(ssize_t)pages);
 	/* The upper half of the address space holds nothing but the direct map. */
 	if ((intptr_t)ptr > 0) {
 		uk_pfree(uk_alloc_get_default(), ptr, pages);

@@ -95,6 +95,10 @@ static int start(struct uk_init_ctx *ctx __unused)
 {
 	int rc = uio_memory_init();
 
+	uio_thread_init();
+#if CONFIG_LIBUIO_9PFS
+	uio_ninep_transport_init();
+#endif
 	if (rc == 0)
 		rc = uio_start();
 	if (rc < 0)

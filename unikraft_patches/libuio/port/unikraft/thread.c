@@ -24,15 +24,17 @@
 #define KERNEL_STACK ((size_t)CONFIG_LIBUIO_KERNEL_STACK_KB * 1024)
 
 static struct uio_thread *threads; /* of libuio */
+static const struct uk_thread *main_thread;
 static unsigned int n_threads;
 
 /* Every thread gets a number; it lives in the thread's own data. */
 static __uk_tls unsigned int thread_id;
 static unsigned int last_id;
 
+/* The idle thread, the first of all, is 0; the one that boots and then runs main() is 1. */
 static int number_thread(struct uk_thread *child, struct uk_thread *parent __unused)
 {
-	uk_thread_uktls_var(child, thread_id) = ++last_id;
+	uk_thread_uktls_var(child, thread_id) = last_id++;
 	return 0;
 }
 UK_THREAD_INIT_PRIO_FLAGS(number_thread, 0x0, UK_PRIO_LATEST, UK_THREAD_INITF_UKTLS);
@@ -47,6 +49,11 @@ unsigned int uio_port_thread_id(void)
 	const struct uk_thread *self = uk_thread_current();
 
 	return self ? uio_thread_number(self) : 0;
+}
+
+void uio_thread_init(void)
+{
+	main_thread = uk_thread_current();
 }
 
 /* An allocator of stacks alone, in the form the scheduler wants. */
@@ -81,9 +88,36 @@ static struct uk_alloc aux_stacks = {
 	.free = aux_free,
 };
 
+static void unlist(struct uio_thread *gone)
+{
+	struct uio_thread **link = &threads;
+
+	while (*link != gone)
+		link = &(*link)->next;
+	*link = gone->next;
+	uio_preempt_threads(--n_threads);
+}
+
+static void list(struct uio_thread *t)
+{
+	t->next = threads;
+	threads = t;
+	uio_preempt_threads(++n_threads);
+}
+
+/** Called by Unikraft for a thread of ours that has ended. */
 static void release(struct uk_thread *t)
 {
-	uio_port_free(t->priv);
+	struct uio_thread *self = t->priv;
+
+	if (self->adopted) {
+		unlist(self);
+		t->dtor = self->dtor;
+		t->priv = self->priv;
+		if (t->dtor)
+			t->dtor(t);
+	}
+	uio_port_free(self);
 }
 
 struct uio_thread *uio_thread_of(const struct uk_thread *t)
@@ -94,14 +128,10 @@ struct uio_thread *uio_thread_of(const struct uk_thread *t)
 static __noreturn void run(void *arg)
 {
 	struct uio_thread *self = arg;
-	struct uio_thread **link = &threads;
 
 	self->fn(self->arg);
 
-	while (*link != self)
-		link = &(*link)->next;
-	*link = self->next;
-	uio_preempt_threads(--n_threads);
+	unlist(self);
 	uk_sched_thread_exit();
 }
 
@@ -135,11 +165,31 @@ int uio_port_thread_create(struct uio_thread **out, const char *name, void (*fn)
 		uk_thread_release(self->uk); /* frees self, too */
 		return -ENOMEM;
 	}
-	self->next = threads;
-	threads = self;
-	uio_preempt_threads(++n_threads);
+	list(self);
 	*out = self;
 	return 0;
+}
+
+/* A thread of the C library's, which began it and will end it. Without memory it stays that. */
+void uio_port_thread_adopt(const char *name)
+{
+	struct uk_thread *t = uk_thread_current();
+	struct uio_thread *self;
+
+	if (uio_thread_of(t))
+		return;
+	self = uio_port_alloc(sizeof(*self));
+	if (!self)
+		return;
+	memset(self, 0, sizeof(*self));
+	strlcpy(self->name, name, sizeof(self->name));
+	self->uk = t;
+	self->adopted = true;
+	self->dtor = t->dtor;
+	self->priv = t->priv;
+	t->priv = self;
+	t->dtor = release;
+	list(self);
 }
 
 struct uio_thread *uio_port_thread_self(void)
@@ -227,6 +277,17 @@ static void find_frame(const struct uk_thread *t, struct uio_thread_info *info)
 	info->sp = (uintptr_t)(frame + 1);
 }
 
+static const char *name_of(const struct uk_thread *t, const struct uio_thread *ours)
+{
+	if (ours)
+		return ours->name;
+#if !CONFIG_LIBUKBOOT_MAINTHREAD
+	if (t == main_thread)
+		return "main"; /* Unikraft calls it "init", which it no longer is */
+#endif
+	return t->name ? t->name : "";
+}
+
 int uio_port_thread_foreach(int (*fn)(const struct uio_thread_info *, void *), void *arg)
 {
 	struct uk_sched *sched = uk_sched_current();
@@ -237,7 +298,7 @@ int uio_port_thread_foreach(int (*fn)(const struct uio_thread_info *, void *), v
 	{
 		const struct uio_thread *ours = uio_thread_of(t);
 		struct uio_thread_info info = {
-			.name = t->name ? t->name : "",
+			.name = name_of(t, ours),
 			.id = uio_thread_number(t),
 			.state = t == uk_thread_current()   ? 'R'
 				 : uk_thread_is_runnable(t) ? 'r'
@@ -245,6 +306,7 @@ int uio_port_thread_foreach(int (*fn)(const struct uio_thread_info *, void *), v
 			.ours = ours != NULL,
 			.cpu_ns = t->exec_time,
 			.stack_size = ours ? ours->stack_size : 0,
+			.switches = uio_thread_switches(t),
 		};
 
 		find_frame(t, &info);

@@ -34,6 +34,10 @@ struct uio_thread {
 	volatile bool divertible; /* off the CPU in our own code, or preempted */
 	struct waiter wait;
 	char name[32];
+	/* Of one that the C library has started: what it had in our place. */
+	bool adopted;
+	uk_thread_dtor_t dtor;
+	void *priv;
 };
 
 /** The thread of libuio that t is, or NULL. */
@@ -41,6 +45,9 @@ struct uio_thread *uio_thread_of(const struct uk_thread *t);
 
 /** A thread's number: the older, the smaller. */
 unsigned int uio_thread_number(const struct uk_thread *t);
+
+/** How often a thread got the CPU; 0: not counted (counts.c). */
+uint64_t uio_thread_switches(struct uk_thread *t);
 
 /** Block the calling thread until it is woken or the deadline (0: none); yield afterwards. */
 void uio_thread_block(struct uio_thread *self, uint64_t deadline);

@@ -12,6 +12,11 @@
 
 #define UIO_ARENA_SIZE ((size_t)CONFIG_LIBUIO_ARENA_MB << 20)
 
+/* ---- heap.c ---- */
+
+/** So many more (or fewer) pages are held by libuio. */
+void uio_heap_count(ssize_t pages);
+
 /* ---- memory.c ---- */
 
 /** Find the arena; before anything else of memory.c. 0, or -ENOMEM. */
@@ -24,6 +29,9 @@ void uio_memory_stack_free(void *base);
 
 /* ---- thread.c ---- */
 
+/** Called in the thread that boots, before any other thread of ours is made. */
+void uio_thread_init(void);
+
 /** Yield for somebody else's thread that was interrupted in its own code. */
 void uio_thread_preempted(void);
 
@@ -31,6 +39,11 @@ void uio_thread_preempted(void);
 
 /** A handler has run: the application's wait for events, or its next one, returns EINTR. */
 void uio_wait_interrupt(void);
+
+/* ---- ninep_transport.c ---- */
+
+/** Offer uIO-fs to mount(); after all other transports have registered. */
+void uio_ninep_transport_init(void);
 
 /* ---- preempt.c ---- */
 

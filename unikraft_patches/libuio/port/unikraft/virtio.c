@@ -7,28 +7,16 @@
  */
 #include <errno.h>
 #include <string.h>
-#include <uk/alloc.h>
-#include <uk/errptr.h>
-#include <uk/sglist.h>
-#include <uk/plat/io.h>
 #include <virtio/virtio_bus.h>
 #include <virtio/virtio_ids.h>
-#include <virtio/virtqueue.h>
 
-#include "unikraft.h"
+#include "ring.h"
 
 #define DEVICE_CONSOLE 3
 #define MAX_QUEUES     64u /* 31 ports */
-#define MAX_PIECES     64u
 
 /* Of the features the core asks for, the ones that the bus itself negotiates. */
 #define FEATURE_VERSION_1 (1ull << 32)
-
-#if CONFIG_LIBUKVMEM
-#define BUS_MAKES_RINGS true
-#else
-#define BUS_MAKES_RINGS false
-#endif
 
 struct uio_vdev {
 	struct uio_vdev *next;
@@ -36,12 +24,6 @@ struct uio_vdev {
 	unsigned int device_id;
 	bool queues_found; /* the bus registers an interrupt handler each time it looks */
 	uint16_t queue_size[MAX_QUEUES];
-};
-
-struct uio_vq {
-	struct virtqueue *queue;
-	void (*notify)(void *arg);
-	void *arg;
 };
 
 static struct uio_vdev *devices;
@@ -119,54 +101,6 @@ static int on_interrupt(struct virtqueue *queue __unused, void *priv)
 	return 1;
 }
 
-/*
- * Memory for one virtqueue, as an allocator in the form the bus wants: a ring
- * in whole pages, and the bus' own record of it in what is left of the last
- * one. The default allocator would take twice as much for each of them.
- */
-#define RING_ALIGN UIO_PAGE_SIZE /* of legacy devices */
-
-static char *ring, *ring_rest, *ring_end;
-
-static bool ring_reserve(size_t entries)
-{
-	size_t size = vring_size((unsigned int)entries, RING_ALIGN);
-	size_t pages = (size + UIO_PAGE_SIZE - 1) / UIO_PAGE_SIZE;
-
-	ring = uio_port_dma_alloc(pages * UIO_PAGE_SIZE);
-	if (!ring)
-		return false;
-	ring_rest = ring + ((size + 15) & ~(size_t)15);
-	ring_end = ring + pages * UIO_PAGE_SIZE;
-	return true;
-}
-
-static int ring_memalign(struct uk_alloc *a __unused, void **out, __sz align __unused, __sz size)
-{
-	*out = ring && size <= (size_t)(ring_end - ring) ? ring : uio_port_dma_alloc(size);
-	ring = NULL;
-	return *out ? 0 : ENOMEM;
-}
-
-static void *ring_malloc(struct uk_alloc *a __unused, __sz size)
-{
-	if (ring && size <= (size_t)(ring_end - ring_rest))
-		return ring_rest;
-	return uio_port_alloc(size);
-}
-
-/* The bus gives a record back when there is no ring for it, which is when we reserved none. */
-static void ring_free(struct uk_alloc *a __unused, void *ptr)
-{
-	uio_port_free(ptr);
-}
-
-static struct uk_alloc ring_memory = {
-	.malloc = ring_malloc,
-	.posix_memalign = ring_memalign,
-	.free = ring_free,
-};
-
 int uio_port_virtio_queues(struct uio_vdev *dev, unsigned int n, struct uio_vq *vq[],
 			   void (*const notify[])(void *), void *const arg[])
 {
@@ -182,26 +116,17 @@ int uio_port_virtio_queues(struct uio_vdev *dev, unsigned int n, struct uio_vq *
 		dev->queues_found = true;
 	}
 	for (unsigned int i = 0; i < n; i++) {
-		struct uio_vq *q = uio_port_alloc(sizeof(*q));
+		struct uio_vq *q;
 
+		vq[i] = NULL;
+		if (!notify[i] && !arg[i])
+			continue;
+		q = uio_ring_new(dev->dev, (uint16_t)i, dev->queue_size[i], n - i - 1,
+				 on_interrupt);
 		if (!q)
 			return -ENOMEM;
-		/* With ukvmem the bus takes frames for the rings by itself. */
-		if (!BUS_MAKES_RINGS && !ring_reserve(dev->queue_size[i])) {
-			uio_port_free(q);
-			return -ENOMEM;
-		}
 		q->notify = notify[i];
 		q->arg = arg[i];
-		q->queue = virtio_vqueue_setup(dev->dev, (__u16)i, dev->queue_size[i], on_interrupt,
-					       &ring_memory);
-		if (PTRISERR(q->queue)) {
-			int rc = PTR2ERR(q->queue);
-
-			uio_port_free(q);
-			return rc;
-		}
-		q->queue->priv = q;
 		if (q->notify)
 			virtqueue_intr_enable(q->queue);
 		else
@@ -214,61 +139,4 @@ int uio_port_virtio_queues(struct uio_vdev *dev, unsigned int n, struct uio_vq *
 void uio_port_virtio_start(struct uio_vdev *dev)
 {
 	virtio_dev_drv_up(dev->dev);
-}
-
-int uio_port_vq_add(struct uio_vq *vq, const struct uio_sg *sg, unsigned int out, unsigned int in,
-		    void *cookie)
-{
-	struct uk_sglist_seg segments[MAX_PIECES];
-	struct uk_sglist list = {
-		.sg_segs = segments,
-		.sg_nseg = (__u16)(out + in),
-		.sg_maxseg = MAX_PIECES,
-	};
-	int rc;
-
-	if (out + in == 0 || out + in > MAX_PIECES)
-		return -EINVAL;
-	for (unsigned int i = 0; i < out + in; i++) {
-		segments[i].ss_paddr = ukplat_virt_to_phys(sg[i].addr);
-		segments[i].ss_len = sg[i].len;
-	}
-	rc = virtqueue_buffer_enqueue(vq->queue, cookie, &list, (__u16)out, (__u16)in);
-	return rc < 0 ? rc : 0;
-}
-
-/*
- * QEMU before 8.1 leaves out memory barriers when it emulates one CPU, so that the device and we
- * may both miss what the other has just said; `pause` makes its thread take a lock, which is a
- * barrier. It costs next to nothing elsewhere.
- */
-static void device_barrier(void)
-{
-	__asm__ volatile("pause" : : : "memory");
-}
-
-void uio_port_vq_kick(struct uio_vq *vq)
-{
-	device_barrier();
-	virtqueue_host_notify(vq->queue);
-}
-
-void *uio_port_vq_get(struct uio_vq *vq, uint32_t *len)
-{
-	void *cookie;
-
-	return virtqueue_buffer_dequeue(vq->queue, &cookie, len) < 0 ? NULL : cookie;
-}
-
-bool uio_port_vq_irq_on(struct uio_vq *vq)
-{
-	if (virtqueue_intr_enable(vq->queue) != 0)
-		return false;
-	device_barrier();
-	return !virtqueue_hasdata(vq->queue);
-}
-
-unsigned int uio_port_vq_size(const struct uio_vq *vq)
-{
-	return virtqueue_vring_get_num(vq->queue);
 }
