@@ -140,7 +140,8 @@ static uint64_t bound(const char *const names[])
 int main(int argc, char **argv)
 {
 	static const char *const low[] = {"__text_start", "_text", "_start", NULL};
-	static const char *const high[] = {"__libc_text_end", "_etext", "etext", NULL};
+	static const char *const high[] = {"__libc_text_end", "uio_app_etext", "_etext", "etext",
+					   NULL};
 	struct wanted w = {.depth = 24};
 	int i = 1;
 

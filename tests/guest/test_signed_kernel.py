@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A reference guest that checks signatures itself: what uiod lets through and the guest does not, and the other way."""
+"""A kernel that checks signatures itself: what uiod lets through and the guest does not, and the other way.
+
+KERNEL=… KERNEL_DBG=… KERNEL_KEY=…/guest.pem: a prebuilt kernel that trusts that key (guest.pub.pem beside it) alone.
+"""
 
 from __future__ import annotations
 
@@ -23,42 +26,54 @@ from uiod.run import Machine
 pytestmark = [
     pytest.mark.guest,
     pytest.mark.timeout(240),
-    pytest.mark.skipif("KERNEL" in os.environ, reason="the kernel is built with keys of its own"),
+    pytest.mark.skipif(
+        "KERNEL" in os.environ and "KERNEL_KEY" not in os.environ,
+        reason="KERNEL checks no signatures, or KERNEL_KEY does not say by which key",
+    ),
 ]
 
 KEYS = refguest_vm.ROOT / "build" / "keys" / "tests"
+PRIVATE = Path(os.environ.get("KERNEL_KEY", KEYS / "guest.pem"))
+PUBLIC = PRIVATE.with_name("guest.pub.pem")
 
 
 @pytest.fixture(scope="module")
 def kernel() -> Path:
     """It trusts one key that stays, so that it need not be built each time."""
+    if given := os.environ.get("KERNEL"):
+        return Path(given)
     KEYS.mkdir(parents=True, exist_ok=True)
-    if not (KEYS / "guest.pem").exists():
-        generate(KEYS / "guest.pem")
-    return refguest_vm.build("count", libuio=True, keys=[KEYS / "guest.pub.pem"])
+    if not PRIVATE.exists():
+        generate(PRIVATE)
+    return refguest_vm.build("count", libuio=True, keys=[PUBLIC])
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, kernel: Path) -> Path:
+def symbols(kernel: Path) -> Path:
+    return Path(os.environ.get("KERNEL_DBG", kernel))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, kernel: Path, symbols: Path) -> Path:
     """Overlays by all kinds of signers, on a host that is content with any of them."""
     home = tmp_path_factory.mktemp("signed")
     (home / "bin").mkdir()
     generate(home / "stranger.pem")
-    trusted = load_private(KEYS / "guest.pem")
+    trusted = load_private(PRIVATE)
     (home / "crash.c").write_text("int main(void)\n{\n\t*(volatile int *)8 = 1;\n\treturn 0;\n}\n")
     for source in (vm.SHIPPED / "hello.c", home / "crash.c"):
-        build([source], home / "bin" / f"{source.stem}.uio", kernel=kernel, key=trusted)
+        build([source], home / "bin" / f"{source.stem}.uio", kernel=symbols, key=trusted)
     for name in ("unsigned", "foreign", "expired", "renewed"):
         source = home / f"{name}.c"
         source.write_text(
             f'#include <stdio.h>\nint main(void) {{ puts("{name} runs"); return 0; }}\n'
         )
-        build([source], home / "bin" / f"{name}.uio", kernel=kernel)
+        build([source], home / "bin" / f"{name}.uio", kernel=symbols)
     sign_file(home / "bin" / "foreign.uio", load_private(home / "stranger.pem"))
     sign_file(home / "bin" / "expired.uio", trusted, not_after=1_000_000_000)
     sign_file(home / "bin" / "renewed.uio", trusted, not_after=int(time.time()) + 86400)
     (home / "vm.cfg").write_text(
-        f'[vm]\nkernel = "{kernel}"\nmemory = "64M"\n[uio]\noverlays = ["bin"]\n'
+        f'[vm]\nkernel = "{kernel}"\nsymbols = "{symbols}"\nmemory = "64M"\n[uio]\noverlays = ["bin"]\n'
         '[trust]\nunsigned = "warn"\n'
     )
     return home
@@ -71,7 +86,7 @@ def guest(home: Path) -> Iterator[Machine]:
 
 
 def identity() -> str:
-    return load_public(KEYS / "guest.pub.pem").id.hex()
+    return load_public(PUBLIC).id.hex()
 
 
 def test_what_the_trusted_key_signed_just_works(guest: Machine) -> None:
