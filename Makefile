@@ -105,6 +105,12 @@ install: wheel man ## install to DESTDIR and PREFIX (/usr): programs, units, man
 	@install -m 644 README.md LICENSE docs/*.md $(SHARE)/doc/uio/
 	@cp -r examples/*.cfg examples/ci examples/fleet $(SHARE)/doc/uio/examples/
 
+.PHONY: deb
+deb: ## a Debian package of that, with the Python libraries it needs: build/deb/uio_*_amd64.deb
+	@rm -rf $(BUILD)/deb
+	@$(MAKE) install DESTDIR=$(abspath $(BUILD))/deb/root PREFIX=/usr SYSTEM_PYTHON=/usr/bin/python3 WITH_DEPS=yes
+	@examples/debian/build.sh $(BUILD)/deb/root $$($(BIN)/python -c 'import importlib.metadata as m; print(m.version("uio"))') $(BUILD)/deb
+
 ##@ Check it
 .PHONY: test
 test: deps-test venv-dev guest overlays ## all tests, up to Linux' 9P client under QEMU (PYTEST_ARGS=… is passed on)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`make install` and the wheel: what arrives where, and that it works from there."""
+"""`make install`, the wheel and the Debian package: what arrives where, and that it works from there."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,18 +52,26 @@ def works(uiod: Path, uioctl: Path, overlay: Path, tmp_path: Path) -> None:
     assert built.read_bytes()[:4] == b"\x7fELF"
 
 
-def test_make_install(tmp_path: Path) -> None:
-    top = tmp_path / "d"
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make install` has put below a directory, for Debian's Python."""
+    top = tmp_path_factory.mktemp("install") / "d"
     subprocess.run(["make", "-s", "install", f"DESTDIR={top}", "PREFIX=/usr"], cwd=TOP, check=True)
+    return top
+
+
+def test_make_install(installed: Path, tmp_path: Path) -> None:
+    top = tmp_path / "d"
+    shutil.copytree(installed, top, symlinks=True)
     assert [path for path in INSTALLED if not (top / path).exists()] == []
     assert (top / "etc/uio/keys").is_dir()
     assert os.access(top / "usr/lib/uio/unit-helper", os.X_OK)
     # Nothing that is installed knows where it was built or staged.
     for path in INSTALLED:
-        assert str(tmp_path) not in (top / path).read_text()
+        assert str(installed) not in (top / path).read_text()
         assert str(TOP) not in (top / path).read_text()
     compiled = next((top / "usr/lib/uio/python/uiod/__pycache__").glob("config.*.pyc"))
-    assert str(tmp_path).encode() not in compiled.read_bytes()
+    assert str(installed).encode() not in compiled.read_bytes()
     # As if it were at /usr: the launchers' one absolute path is put where it is now.
     for name in ("uiod", "uioctl"):
         launcher = top / "usr/bin" / name
@@ -99,3 +108,39 @@ def test_the_wheel_works_in_a_fresh_venv(tmp_path: Path) -> None:
     ).stdout.strip()  # fmt: skip
     assert where.startswith(str(venv))
     works(venv / "bin/uiod", venv / "bin/uioctl", Path(where) / "src/hello.c", tmp_path)
+
+
+def test_the_debian_package(installed: Path, tmp_path: Path) -> None:
+    """`make deb` does no more than this."""
+    root = tmp_path / "root"
+    shutil.copytree(installed, root, symlinks=True)
+    subprocess.run([TOP / "examples/debian/build.sh", root, "0.1", tmp_path], check=True)
+    package = tmp_path / "uio_0.1_amd64.deb"
+
+    def asked(*argv: str | Path) -> str:
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+    fields = asked("dpkg-deb", "--field", package, "Package", "Depends", "Architecture")
+    assert "Package: uio\n" in fields and "Architecture: amd64" in fields
+    for name in ("python3 (>= 3.", "qemu-system-x86 (>= ", "libc6 (>= "):
+        assert name in fields
+    top = tmp_path / "d"
+    asked("dpkg-deb", "--raw-extract", package, top)
+    packed = [f"{path}.gz" if "/man/" in path else path for path in INSTALLED]
+    assert [path for path in packed if not (top / path).exists()] == []
+    assert "BSD-3-Clause" in (top / "usr/share/doc/uio/copyright").read_text()
+    assert "@" not in (top / "DEBIAN/control").read_text().replace("maintainers@", "")
+    # Everything is root's, and only root may write it.
+    for line in asked("dpkg-deb", "--contents", package).splitlines():
+        mode, owner = line.split()[:2]
+        assert owner == "root/root" and (mode[0] == "l" or mode[5] == mode[8] == "-"), line
+    for line in (top / "DEBIAN/md5sums").read_text().splitlines():
+        assert (top / line.split(maxsplit=1)[1]).is_file()
+    for script in ("postinst", "prerm", "postrm"):
+        subprocess.run(["sh", "-n", top / "DEBIAN" / script], check=True)
+    for name in ("uiod", "uioctl"):
+        launcher = top / "usr/bin" / name
+        assert launcher.read_text().startswith("#!/usr/bin/python3\n")
+        launcher.write_text(launcher.read_text().replace("/usr/lib/uio", str(top / "usr/lib/uio")))
+    source = top / "usr/share/uio/overlays/hello.c"
+    works(top / "usr/bin/uiod", top / "usr/bin/uioctl", source, tmp_path)
