@@ -19,6 +19,7 @@ class Encoding:
     name: str
     pattern: re.Pattern[bytes]
     why: str
+    rest: bytes  # the pattern behind its 0x0f, which all have
 
 
 def _modrm(reg: int, memory: bool, register: bool) -> bytes:
@@ -29,9 +30,11 @@ def _modrm(reg: int, memory: bool, register: bool) -> bytes:
 
 
 def _encoding(name: str, prefix: str, why: str, tail: bytes = b"") -> Encoding:
-    literal = re.escape(bytes.fromhex(prefix))
+    start = bytes.fromhex(prefix)
+    _, found, behind = start.partition(b"\x0f")
+    rest = re.escape(behind) + tail if found else tail.partition(b"\x0f")[2]
     # A lookahead, so that overlapping occurrences are all found.
-    return Encoding(name, re.compile(b"(?=" + literal + tail + b")"), why)
+    return Encoding(name, re.compile(b"(?=" + re.escape(start) + tail + b")"), why, rest)
 
 
 _PKRU = "it changes the rights of the protection domain"
@@ -69,12 +72,13 @@ MULTI_BYTE: tuple[Encoding, ...] = (
 )
 
 
-_ANY = re.compile(b"|".join(e.pattern.pattern for e in MULTI_BYTE))
+# Beginning with one byte, which can be looked for quickly; what comes in front of that does not matter yet.
+_PERHAPS = re.compile(b"\x0f(?:" + b"|".join(e.rest for e in MULTI_BYTE) + b")")
 
 
 def find(code: bytes) -> Iterator[tuple[int, Encoding]]:
     """Every occurrence in the bytes, aligned or not."""
-    if not _ANY.search(code):  # nearly always, and much faster than one by one
+    if not _PERHAPS.search(code):  # nearly always, and much faster than one by one
         return
     for encoding in MULTI_BYTE:
         for match in encoding.pattern.finditer(code):

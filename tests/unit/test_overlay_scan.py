@@ -213,6 +213,14 @@ def test_a_long_function_is_swept_to_its_end(tmp_path: Path) -> None:
     assert (only.what, only.offset) == ("cli", 3000 * 15)
 
 
+@pytest.mark.parametrize("before", ["", "f3", "f348", "66"])
+def test_the_quick_search_misses_nothing_that_the_thorough_ones_find(before: str) -> None:
+    for number in range(1 << 16):
+        code = b"\0" + bytes.fromhex(before) + b"\x0f" + number.to_bytes(2) + b"\0"
+        wanted = {e.name for e in encodings.MULTI_BYTE if e.pattern.search(code)}
+        assert {e.name for _, e in encodings.find(code)} == wanted
+
+
 @pytest.mark.parametrize("encoding", encodings.MULTI_BYTE, ids=lambda e: e.name)
 def test_the_byte_search_finds_overlapping_occurrences(encoding: encodings.Encoding) -> None:
     code = bytes.fromhex(
