@@ -200,12 +200,16 @@ class Channel:
         """Begin one; `step` sees to it until it has ended."""
         self._next += 1
         self._owed = 0
-        for offset in range(0, len(image), PIECE):
-            self.send(Type.IMAGE, self._next, offset, image[offset : offset + PIECE])
         asked = Exec(
             argv=argv, stdout_credit=CREDIT, stderr_credit=CREDIT, hash=digest or bytes(32)
         )
-        self.send(Type.EXEC, self._next, ExecFlag.IMAGE if digest else 0, asked.encode())
+        flags = ExecFlag.IMAGE if digest else 0
+        # At once, as uiod does: the guest is not woken for each.
+        frames = [
+            frame(Type.IMAGE, self._next, offset, image[offset : offset + PIECE])
+            for offset in range(0, len(image), PIECE)
+        ]
+        self._sock.sendall(b"".join([*frames, frame(Type.EXEC, self._next, flags, asked.encode())]))
 
     def step(self, output: bytearray) -> Done | None:
         """Deal with the next frame; the command's end, if it was that."""
