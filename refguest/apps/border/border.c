@@ -84,11 +84,18 @@ void nap(long ms)
 	nanosleep(&t, NULL);
 }
 
+static long nanoseconds(const struct timespec *t)
+{
+	return t->tv_sec * 1000000000 + t->tv_nsec;
+}
+
 static _Noreturn void beat_for_ever(const long *here)
 {
-	struct timespec next;
+	struct timespec now;
+	long next, left;
 
-	clock_gettime(CLOCK_MONOTONIC, &next);
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	next = nanoseconds(&now);
 	for (int beat = 0;; beat++) {
 		void (*fn)(int) = kept;
 
@@ -96,12 +103,12 @@ static _Noreturn void beat_for_ever(const long *here)
 		       secret == 4711 && *on_heap == 1 && *here == 1 ? "well" : "HARMED");
 		if (fn)
 			fn(beat);
-		next.tv_nsec += 100000000;
-		if (next.tv_nsec >= 1000000000) {
-			next.tv_nsec -= 1000000000;
-			next.tv_sec++;
-		}
-		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, NULL);
+		next += 100000000;
+		/* Not every kernel knows how to sleep until a point in time. */
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		left = next - nanoseconds(&now);
+		if (left > 0)
+			nanosleep(&(struct timespec){0, left}, NULL);
 	}
 }
 

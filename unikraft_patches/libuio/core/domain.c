@@ -67,13 +67,17 @@ bool uio_domain_on(void)
 
 /* ---- keys ---- */
 
-static void tag_all(struct uio_resident *r, unsigned int key)
+static int tag_all(struct uio_resident *r, unsigned int key)
 {
-	for (unsigned int i = 0; i < r->nseg; i++)
-		uio_port_tag(r->seg[i].va, r->seg[i].pages, key);
-	if (r->spare_stack)
-		uio_port_tag(uio_stack_low(r->spare_stack, r->spare_pages), r->spare_pages, key);
+	int rc = 0;
+
+	for (unsigned int i = 0; i < r->nseg && !rc; i++)
+		rc = uio_port_tag(r->seg[i].va, r->seg[i].pages, key);
+	if (r->spare_stack && !rc)
+		rc = uio_port_tag(uio_stack_low(r->spare_stack, r->spare_pages), r->spare_pages,
+				  key);
 	r->key = key;
+	return rc;
 }
 
 /* A key that nobody uses now: free, or of the overlay that was run least recently; 0: none. */
@@ -107,7 +111,7 @@ static unsigned int share_key(const struct uio_resident *r)
 	return best;
 }
 
-static void take_key(struct uio_resident *r)
+static bool take_key(struct uio_resident *r)
 {
 	unsigned int key = find_key();
 
@@ -115,7 +119,10 @@ static void take_key(struct uio_resident *r)
 		holder[key] = r;
 	else
 		key = share_key(r);
-	tag_all(r, key);
+	if (!tag_all(r, key))
+		return true;
+	uio_domain_forget(r);
+	return false;
 }
 
 static bool has_key(const struct uio_resident *r)
@@ -129,22 +136,24 @@ static bool must_share(const struct uio_resident *r)
 	return !r->in_domain && users[r->key];
 }
 
-uint32_t uio_domain_take(struct uio_resident *r)
+bool uio_domain_take(struct uio_resident *r, uint32_t *out)
 {
 	uint32_t pkru = DENIED;
 
+	*out = 0;
 	if (!on)
-		return 0;
+		return true;
 	if (has_key(r) && must_share(r))
 		uio_domain_forget(r);
-	if (!has_key(r))
-		take_key(r);
+	if (!has_key(r) && !take_key(r))
+		return false;
 	if (!r->in_domain++)
 		users[r->key]++;
 	pkru &= ~(ALLOW(r->key) | ALLOW_READ(KEY_GATES));
 	if (!(r->o.policy.flags & UIO_POLICY_APP_NONE))
 		pkru &= ~ALLOW_READ(UIO_KEY_KERNEL);
-	return pkru;
+	*out = pkru;
+	return true;
 }
 
 void uio_domain_give(struct uio_resident *r)

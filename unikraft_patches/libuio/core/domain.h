@@ -62,9 +62,10 @@ bool uio_domain_on(void);
 
 /**
  * A command or callback begins in r: see that r has a key, and its pages have
- * it; the PKRU for it. 0 without a domain.
+ * it; the PKRU for it, 0 without a domain. False: the port has no memory to
+ * switch keys on.
  */
-uint32_t uio_domain_take(struct uio_resident *r);
+bool uio_domain_take(struct uio_resident *r, uint32_t *pkru);
 void uio_domain_give(struct uio_resident *r);
 /** Pages of r that were just mapped get its key; those that are to stay the kernel's do not come
  * here. 0 or a negative errno. */

@@ -26,6 +26,13 @@ struct uio_run *uio_run_self(void)
 	return NULL;
 }
 
+uintptr_t uio_overlay_kernel_sp(void)
+{
+	const struct uio_run *run = uio_run_self();
+
+	return run && run->active && run->border.pkru ? run->border.kernel_sp : 0;
+}
+
 static bool in_stack(const struct uio_run *run, uint64_t address, uint64_t size)
 {
 	return address % 8 == 0 &&

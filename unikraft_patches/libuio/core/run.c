@@ -173,7 +173,10 @@ struct uio_run *uio_run_begin(struct uio_resident *r, struct uio_exec *x, size_t
 	run->owner = run;
 	run->serial = ++serial;
 	run->heap_limit = policy->memory_bytes;
-	run->border.pkru = uio_domain_take(r);
+	if (!uio_domain_take(r, &run->border.pkru)) {
+		uio_port_free(run);
+		return NULL;
+	}
 	if (stack_take(run, UIO_PAGES(stack + more_stack))) {
 		uio_domain_give(r);
 		uio_port_free(run);

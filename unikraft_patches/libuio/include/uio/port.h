@@ -120,6 +120,13 @@ int uio_port_tag(uintptr_t va, size_t pages, unsigned int key);
  * preempted, whatever code it is in. Returns what it was before.
  */
 bool uio_port_pin(bool pinned);
+/**
+ * Of the core, for ports that preempt: where the running thread, which was
+ * interrupted in an overlay and with its rights, has stack that no overlay can
+ * reach; what is put there has to be gone when it goes on. 0: it has none. Fit
+ * for interrupt context.
+ */
+uintptr_t uio_overlay_kernel_sp(void);
 
 /* ---- threads ---- */
 

@@ -17,7 +17,7 @@
 #include <uk/plat/paging.h>
 #include <uk/print.h>
 
-#include "unikraft.h"
+#include "keys.h"
 
 #define ARENA_PAGES   (UIO_ARENA_SIZE / UIO_PAGE_SIZE)
 #define GROUP_PAGES   512u /* pages behind one last-level page table */
@@ -75,6 +75,12 @@ int uio_memory_init(void)
 bool uio_memory_in_arena(uintptr_t va)
 {
 	return window != 0 && va - window < UIO_ARENA_SIZE;
+}
+
+bool uio_memory_is_arena(uintptr_t va, size_t pages)
+{
+	return window != 0 && va % UIO_PAGE_SIZE == 0 && va >= window && pages > 0 &&
+	       pages <= ARENA_PAGES && va - window <= UIO_ARENA_SIZE - pages * UIO_PAGE_SIZE;
 }
 
 void uio_port_arena(uintptr_t *base, size_t *size)
@@ -178,6 +184,32 @@ static void unmap_page(size_t i)
 	*slot = NULL;
 }
 
+#if CONFIG_LIBUIO_DOMAIN
+
+/** What is read-only there has a key, too: overlays shall not read one another's constants. */
+static void own_key(size_t i)
+{
+	void **slot = backing_of(i, false);
+
+	if (uio_keys_on && i < ARENA_PAGES && slot && *slot)
+		uio_sweep_tag(window + i * UIO_PAGE_SIZE, 1, UIO_KEY_KERNEL);
+}
+
+void uio_memory_own_keys(void)
+{
+	for (size_t i = 0; i < ARENA_PAGES; i += backing[i / GROUP_PAGES] ? 1 : GROUP_PAGES)
+		own_key(i);
+}
+
+#else
+
+static void own_key(size_t i)
+{
+	(void)i;
+}
+
+#endif
+
 static int map_page(size_t i, unsigned long attr)
 {
 	void **slot = backing_of(i, true);
@@ -195,6 +227,7 @@ static int map_page(size_t i, unsigned long attr)
 		uk_pfree(uk_alloc_get_default(), *slot, 1);
 		*slot = NULL;
 	}
+	own_key(i);
 	return rc;
 }
 
@@ -215,8 +248,7 @@ static int map_pages(size_t first, size_t pages, unsigned long attr)
 /** Whether [va, va + pages) lies in the arena and the rights make sense. */
 static bool arguments_are_valid(uintptr_t va, size_t pages, unsigned int prot)
 {
-	return window != 0 && va % UIO_PAGE_SIZE == 0 && va >= window && pages > 0 &&
-	       pages <= ARENA_PAGES && va - window <= UIO_ARENA_SIZE - pages * UIO_PAGE_SIZE &&
+	return uio_memory_is_arena(va, pages) &&
 	       (prot & (UIO_PROT_WRITE | UIO_PROT_EXEC)) != (UIO_PROT_WRITE | UIO_PROT_EXEC);
 }
 

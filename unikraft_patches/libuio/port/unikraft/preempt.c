@@ -7,6 +7,10 @@
  * apptext.lds.S. When nothing of uIO happens, this costs one store per
  * interrupt and never redirects anything.
  *
+ * Overlay code is sent to a stack that no overlay can reach, with all rights:
+ * what of the kernel lies below the yield there decides where the kernel goes
+ * on. Its registers wait there, too.
+ *
  * The interrupts are those of the console device and, while commands run, a
  * tick of the real-time clock. Interrupt context: no vector registers.
  */
@@ -16,16 +20,22 @@
 #include <uk/plat/lcpu.h>
 #include <x86/cpu.h>
 
-#include "unikraft.h"
+#include "keys.h"
+#include "thread.h"
 
-/* preempt_entry.S: saves everything, calls uio_preempt_yield, goes back. */
+/* preempt_entry.S: saves everything, calls uio_preempt_yield, goes back. The second one finds
+ * everything saved at its stack pointer. */
 void uio_preempt_entry(void);
+void uio_preempt_keyed(void);
 void uio_preempt_yield(void);
 
 /* apptext.lds.S */
 extern const char uio_app_text[], uio_app_etext[];
 
 #if CONFIG_LIBUIO_PREEMPT
+
+#define FLAG_INTERRUPT 0x200u
+#define XSAVE_ALIGN    64u
 
 #define RTC_IRQ           8
 #define RTC_INDEX         0x70
@@ -63,18 +73,43 @@ static bool is_held(void)
 #endif
 }
 
+static void yield_keyed(struct __regs *r)
+{
+#if CONFIG_LIBUIO_DOMAIN
+	uintptr_t sp = uio_overlay_kernel_sp();
+	struct __regs *copy = (struct __regs *)(sp & ~(uintptr_t)15) - 1;
+	const struct __regs *from = r;
+	void *to = copy;
+	size_t words = sizeof(*r) / sizeof(uint64_t);
+
+	if (!sp)
+		return;
+	__asm__ __volatile__("rep movsq" : "+D"(to), "+S"(from), "+c"(words) : : "memory");
+	r->rsp = (uintptr_t)copy;
+	r->rip = (uintptr_t)uio_preempt_keyed;
+	r->eflags = FLAG_INTERRUPT;
+	uio_keys_raise(r);
+#else
+	(void)r;
+#endif
+}
+
 void uio_preempt_soon(void)
 {
 	struct __regs *r = interrupted;
 
-	if (!r || is_held() || !may_yield_at(r->rip))
+	if (!r || is_held() || !may_yield_at(r->rip) || uio_thread_is_pinned())
 		return;
+	interrupted = NULL; /* once is enough */
+	if (uio_keys_of(r)) {
+		yield_keyed(r);
+		return;
+	}
 	/* As if the interrupted instruction were preceded by a call. Nothing here has a red zone.
 	 */
 	r->rsp -= sizeof(uint64_t);
 	*(uint64_t *)r->rsp = r->rip;
 	r->rip = (uintptr_t)uio_preempt_entry;
-	interrupted = NULL; /* once is enough */
 }
 
 void uio_preempt_yield(void)
@@ -84,7 +119,13 @@ void uio_preempt_yield(void)
 	struct ukarch_ectx *state =
 		(struct ukarch_ectx *)(((uintptr_t)room + align - 1) & ~(align - 1));
 
-	ukarch_ectx_init(state);
+	if (align == XSAVE_ALIGN) {
+		/* Unikraft uses XSAVEOPT, which does not write what it thinks is here already. */
+		ukarch_ectx_sanitize(state);
+		__asm__ __volatile__("xsave64 (%0)" : : "r"(state), "a"(-1), "d"(-1) : "memory");
+	} else {
+		ukarch_ectx_store(state);
+	}
 	uio_thread_preempted();
 	ukarch_ectx_load(state);
 }

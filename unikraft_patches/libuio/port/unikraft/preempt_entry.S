@@ -4,6 +4,8 @@
  * is on the stack as if it had called. Every register and flag it has must be
  * as before when it goes on; the C part saves the vector registers.
  */
+#include <uk/config.h>
+
 .text
 .globl uio_preempt_entry
 .type uio_preempt_entry, @function
@@ -47,5 +49,20 @@ uio_preempt_entry:
 	popfq
 	ret
 .size uio_preempt_entry, . - uio_preempt_entry
+
+#if CONFIG_LIBUIO_DOMAIN
+
+/* The stack is aligned, and the interrupted code's registers lie on top of it. */
+.globl uio_preempt_keyed
+.type uio_preempt_keyed, @function
+uio_preempt_keyed:
+	movq	%rsp, %rbx
+	xorl	%ebp, %ebp
+	call	uio_preempt_yield
+	movq	%rbx, %rdi
+	jmp	uio_entry_resume
+.size uio_preempt_keyed, . - uio_preempt_keyed
+
+#endif
 
 .section .note.GNU-stack, "", @progbits

@@ -128,6 +128,12 @@ long __wrap_uk_syscall_r_kill(long pid, long sig)
 	return sys_kill(pid, sig);
 }
 
+long __wrap_uk_syscall_r_tkill(long tid, long sig);
+long __wrap_uk_syscall_r_tkill(long tid, long sig)
+{
+	return sys_kill(tid, sig);
+}
+
 #else /* !CONFIG_LIBUKSIGNAL */
 
 UK_LLSYSCALL_R_DEFINE(int, rt_sigaction, int, sig, const struct kernel_sigaction *, act,

@@ -18,9 +18,8 @@
 /* For system calls that keep the whole state of the caller there. */
 #define AUX_STACK_PAGES 2u
 
-/* The context asks for what it needs itself. Commands call into the kernel and run the
- * application's signal handlers, of which the core knows nothing; vfscore alone keeps several whole
- * paths on its stack. */
+/* Commands call into the kernel and run the application's signal handlers, of which the core knows
+ * nothing; vfscore alone keeps several whole paths on its stack. */
 #define KERNEL_STACK ((size_t)CONFIG_LIBUIO_KERNEL_STACK_KB * 1024)
 
 static struct uio_thread *threads; /* of libuio */
@@ -30,6 +29,9 @@ static unsigned int n_threads;
 /* Every thread gets a number; it lives in the thread's own data. */
 static __uk_tls unsigned int thread_id;
 static unsigned int last_id;
+
+/* What the core knows threads by that are not libuio's. */
+static __uk_tls struct uio_thread foreign;
 
 /* The idle thread, the first of all, is 0; the one that boots and then runs main() is 1. */
 static int number_thread(struct uk_thread *child, struct uk_thread *parent __unused)
@@ -129,7 +131,9 @@ static __noreturn void run(void *arg)
 {
 	struct uio_thread *self = arg;
 
+	uio_libc_thread_begin(self);
 	self->fn(self->arg);
+	uio_libc_thread_end(self);
 
 	unlist(self);
 	uk_sched_thread_exit();
@@ -151,7 +155,7 @@ int uio_port_thread_create(struct uio_thread **out, const char *name, void (*fn)
 	strlcpy(self->name, name, sizeof(self->name));
 	self->fn = fn;
 	self->arg = arg;
-	if (uio_port_thread_self())
+	if (threads) /* the context itself asks for what it needs */
 		stack += KERNEL_STACK;
 	self->stack_size = (stack + UIO_PAGE_SIZE - 1) & ~(size_t)(UIO_PAGE_SIZE - 1);
 	self->uk = uk_thread_create_fn1(sched->a, run, self, &stacks, self->stack_size, &aux_stacks,
@@ -194,7 +198,31 @@ void uio_port_thread_adopt(const char *name)
 
 struct uio_thread *uio_port_thread_self(void)
 {
-	return uio_thread_of(uk_thread_current());
+	struct uk_thread *t = uk_thread_current();
+	struct uio_thread *self = t ? uio_thread_of(t) : NULL;
+
+	if (!self && t && t->flags & UK_THREADF_UKTLS) {
+		self = &uk_thread_uktls_var(t, foreign);
+		self->uk = t;
+	}
+	return self;
+}
+
+bool uio_port_pin(bool pinned)
+{
+	struct uio_thread *self = uio_port_thread_self();
+	bool before = self && self->pinned;
+
+	if (self)
+		self->pinned = pinned;
+	return before;
+}
+
+bool uio_thread_is_pinned(void)
+{
+	const struct uio_thread *self = uio_port_thread_self();
+
+	return self && self->pinned;
 }
 
 int uio_port_thread_divert(struct uio_thread *t, void (*fn)(void *arg), void *arg)

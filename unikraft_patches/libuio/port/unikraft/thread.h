@@ -25,6 +25,7 @@ struct event {
 };
 _Static_assert(sizeof(struct event) <= sizeof(struct uio_event), "fits");
 
+/* Of libuio's threads, on the heap; of others, which may run overlays too, in their own data. */
 struct uio_thread {
 	struct uio_thread *next;
 	struct uk_thread *uk;
@@ -32,7 +33,9 @@ struct uio_thread {
 	void *arg;
 	size_t stack_size;
 	volatile bool divertible; /* off the CPU in our own code, or preempted */
+	bool pinned;
 	struct waiter wait;
+	void *libc_data; /* musl.c */
 	char name[32];
 	/* Of one that the C library has started: what it had in our place. */
 	bool adopted;
@@ -42,6 +45,29 @@ struct uio_thread {
 
 /** The thread of libuio that t is, or NULL. */
 struct uio_thread *uio_thread_of(const struct uk_thread *t);
+/** Whether the running thread is not to be preempted. Safe in interrupt context. */
+bool uio_thread_is_pinned(void);
+
+#if CONFIG_LIBMUSL_THREAD
+
+/* ---- musl.c: in a thread of libuio, at its beginning and end ---- */
+
+void uio_libc_thread_begin(struct uio_thread *t);
+void uio_libc_thread_end(struct uio_thread *t);
+
+#else
+
+static inline void uio_libc_thread_begin(struct uio_thread *t)
+{
+	(void)t;
+}
+
+static inline void uio_libc_thread_end(struct uio_thread *t)
+{
+	(void)t;
+}
+
+#endif
 
 /** A thread's number: the older, the smaller. */
 unsigned int uio_thread_number(const struct uk_thread *t);

@@ -12,9 +12,11 @@
 #include <uk/arch/traps.h>
 #include <uk/event.h>
 
-#include "unikraft.h"
+#include "keys.h"
 
 #define VECTOR_DIVIDE     0
+#define VECTOR_DEBUG      1
+#define VECTOR_BREAKPOINT 3
 #define VECTOR_INVALID    6
 #define VECTOR_STACK      12
 #define VECTOR_PROTECTION 13
@@ -92,9 +94,12 @@ static int ask(struct ukarch_trap_ctx *ctx)
 	EACH_REGISTER(RESTORE);
 	r->rip = trap.ip;
 	r->rsp = trap.sp;
+	if (ctx->trapnr == VECTOR_DEBUG || ctx->trapnr == VECTOR_BREAKPOINT)
+		return UK_EVENT_HANDLED; /* it only goes on */
 	/* The fault may have happened with interrupts off; nobody is left to switch them on. */
 	r->eflags &= ~(uint64_t)(FLAG_TRAP | FLAG_DIRECTION | FLAG_ALIGNMENT);
 	r->eflags |= FLAG_INTERRUPT;
+	uio_keys_raise(r);
 	return UK_EVENT_HANDLED;
 }
 

@@ -23,6 +23,10 @@ void uio_heap_count(ssize_t pages);
 int uio_memory_init(void);
 /** Whether an address lies in the arena. Safe in trap context. */
 bool uio_memory_in_arena(uintptr_t va);
+/** Whether these are whole pages of the arena. */
+bool uio_memory_is_arena(uintptr_t va, size_t pages);
+/** Protection keys have just been switched on: give the arena's pages theirs. */
+void uio_memory_own_keys(void);
 /** Zeroed memory with an unmapped page below; NULL: none. */
 void *uio_memory_stack_alloc(size_t size);
 void uio_memory_stack_free(void *base);

@@ -75,7 +75,7 @@ void uio_wait_interrupt(void)
 	struct epoll_event event = {.events = EPOLLIN};
 
 	if (!w) {
-		pending = uio_port_thread_self() != NULL;
+		pending = uio_thread_of(uk_thread_current()) != NULL;
 		return;
 	}
 	w->fd = uk_fdtab_open(&ready, UKFD_O_NOSEEK);
