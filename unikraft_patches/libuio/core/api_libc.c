@@ -147,19 +147,31 @@ void *uio_alloc(size_t size)
 	return allocate(size, 16);
 }
 
+/* Overlays, their stacks and heaps: the application's allocator has nothing there. */
+static bool is_in_arena(const void *p)
+{
+	uintptr_t base;
+	size_t size;
+
+	uio_port_arena(&base, &size);
+	return (uintptr_t)p - base < size;
+}
+
 void uio_free(void *p)
 {
 	struct uio_run *run = uio_run_self();
 
 	if (!p)
 		return;
-	if (run && uio_heap_owns(run, p)) {
-		bool is_block = true;
+	if (run && is_in_arena(p)) {
+		bool is_block = uio_heap_owns(run, p);
 
-		run = uio_api_enter();
-		if (run)
-			is_block = uio_heap_free(run, p);
-		uio_api_leave(run);
+		if (is_block) {
+			run = uio_api_enter();
+			if (run)
+				is_block = uio_heap_free(run, p);
+			uio_api_leave(run);
+		}
 		if (!is_block) {
 			uio_eprintf("free() of what is no block, or was freed before\n");
 			fatal(CALLER(), FRAME());
