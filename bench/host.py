@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 
 from bench.guest import ROOT, Guest, connect
-from ninep_server import LocalNode, Policy, SyntheticDirectory, serve_stream
+from ninep_server import Limits, LocalNode, Policy, SyntheticDirectory, serve_stream
 from overlays.build import build
 from overlays.keys import generate
 from overlays.store import Store
@@ -41,7 +41,9 @@ def make_store(
     return Store([directory], Trust.load([private.with_suffix(".pub.pem")], "refuse"))
 
 
-def served(vm: Guest, store: Store, host: Path) -> AbstractContextManager[None]:
+def served(
+    vm: Guest, store: Store, host: Path, limits: Limits | None = None
+) -> AbstractContextManager[None]:
     """Serve uIO-fs to the guest meanwhile."""
     tree = SyntheticDirectory(
         {
@@ -49,11 +51,13 @@ def served(vm: Guest, store: Store, host: Path) -> AbstractContextManager[None]:
             "host": LocalNode.root(host, Policy(uid=0, gid=0)),
         }
     )
-    return serve(vm.directory / "fs.sock", tree)
+    return serve(vm.directory / "fs.sock", tree, limits)
 
 
 @contextmanager
-def serve(path: Path, tree: SyntheticDirectory | LocalNode) -> Iterator[None]:
+def serve(
+    path: Path, tree: SyntheticDirectory | LocalNode, limits: Limits | None = None
+) -> Iterator[None]:
     """Serve 9P at a port's socket meanwhile."""
     token: list[trio.lowlevel.TrioToken] = []
     scope = trio.CancelScope()
@@ -64,7 +68,7 @@ def serve(path: Path, tree: SyntheticDirectory | LocalNode) -> Iterator[None]:
         token.append(trio.lowlevel.current_trio_token())
         ready.set()
         with scope:
-            await serve_stream(trio.SocketStream(sock), tree)
+            await serve_stream(trio.SocketStream(sock), tree, limits)
 
     thread = threading.Thread(target=trio.run, args=(serve,))
     thread.start()

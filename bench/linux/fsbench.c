@@ -6,6 +6,7 @@
  *   fsbench seq FILE CHUNK BYTES JOBS     read so many bytes, each job its part of them
  *   fsbench random FILE CHUNK COUNT JOBS  read chunks anywhere
  *   fsbench stat DIRECTORY COUNT          stat file-0, file-1, … in it
+ *   fsbench open DIRECTORY COUNT          open and close them
  *   fsbench readdir DIRECTORY             list it
  *
  * All but mount drop the kernel's caches first and print the nanoseconds it took. The kernel
@@ -155,7 +156,7 @@ static void anywhere(const char *path, size_t chunk, size_t count, unsigned int 
 	close(fd);
 }
 
-static void all_stat(const char *directory, int count)
+static void look(const char *directory, int count, int opens)
 {
 	if (chdir(directory) < 0)
 		fail(directory);
@@ -164,8 +165,15 @@ static void all_stat(const char *directory, int count)
 		char name[32];
 
 		snprintf(name, sizeof(name), "file-%d", i);
-		if (stat(name, &st) < 0)
+		if (opens) {
+			int fd = open(name, O_RDONLY);
+
+			if (fd < 0)
+				fail(name);
+			close(fd);
+		} else if (stat(name, &st) < 0) {
 			fail(name);
+		}
 	}
 }
 
@@ -210,8 +218,8 @@ int main(int argc, char **argv)
 			if (wait(&status) < 0 || status != 0)
 				return 1;
 		}
-	} else if (argc == 4 && strcmp(what, "stat") == 0) {
-		all_stat(argv[2], (int)third);
+	} else if (argc == 4 && (strcmp(what, "stat") == 0 || strcmp(what, "open") == 0)) {
+		look(argv[2], (int)third, what[0] == 'o');
 	} else if (argc == 3 && strcmp(what, "readdir") == 0) {
 		list(argv[2]);
 	} else {

@@ -55,8 +55,12 @@ void uio_exit(int status) __attribute__((noreturn));
 
 /** Flags and mode as of open(2) (<fcntl.h>). A number of the command's own, 3 or more. */
 int uio_open(const char *path, int flags, unsigned int mode);
+/** -EBUSY: a thread of the command is in the midst of reading or writing it. */
 int uio_close(int fd);
-/** Up to len bytes; 0 at the end. fd 0 is standard input. */
+/**
+ * Up to len bytes; 0 at the end. fd 0 is standard input. Of a file that is read from one end to
+ * the other more is fetched ahead: what the host changes meanwhile may be seen a second late.
+ */
 ssize_t uio_read(int fd, void *buf, size_t len);
 /** All of them. fd 1 and 2 are the command's streams. */
 ssize_t uio_write(int fd, const void *buf, size_t len);

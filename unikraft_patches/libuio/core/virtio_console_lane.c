@@ -13,7 +13,7 @@
 
 #define RX_SIZE     4096u
 #define RX_IDLE     1u    /* buffers per port; QEMU fills at most one per turn of its loop */
-#define RX_BUSY     16u   /* while data comes in bulk */
+#define RX_BUSY     8u    /* while data comes in bulk */
 #define RX_BULK     2048u /* a buffer with so much says that it does */
 #define TX_BYTES    (192u * 1024) /* on their way per port */
 #define TX_MESSAGES 32u
