@@ -172,8 +172,9 @@ class Channel:
         deadline = time.monotonic() + DEADLINE_S
         self._sock.settimeout(0.02)
         while time.monotonic() < deadline:
-            self.send(Type.SYNC, 0, 1, sync.encode())
             try:
+                # A guest that boots takes nothing yet, and what waits for it may fill the socket.
+                self.send(Type.SYNC, 0, 1, sync.encode())
                 got = self.receive()
             except TimeoutError:
                 continue
