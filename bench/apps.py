@@ -3,121 +3,67 @@
 
 The kernels are built outside this repository (docs/unikraft.md), each application twice, and differ in CONFIG_LIBUIO
 alone. The environment names them: NGINX, NGINX_WITHOUT and NGINX_INITRD (the root, with a page `/index.html`), REDIS
-and REDIS_WITHOUT; each symbol file lies beside its kernel, as NAME.dbg. The clients are wrk and redis-benchmark.
+and REDIS_WITHOUT; symbols lie beside the kernel, as NAME.dbg.
 
-Both guests run, and are asked in turns; the one that is not asked sleeps. Requests per second of its QEMU's processor
-time do not count what else the machine does.
+Both guests run and are asked in short turns; the one that is not asked sleeps. Connections stay and have many requests
+on their way, so that the server never waits. Requests per second of QEMU's processor time do not count what else the
+machine does.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.apps_tracing import CONNECTIONS, DEPTH, SERVERS, Load, Server
 from bench.guest import DEADLINE_S, ROOT, Channel, Guest, guest
 from bench.measure import Row
 from overlays.kernel import Kernel
 from overlays.store import Store
 from overlays.trust import Trust
 
-CLIENTS = 4  # QEMU's own network accepts connections one by one
-ADDRESS = "10.0.2.15/24:10.0.2.2"
-
-
-@dataclass(frozen=True)
-class App:
-    """An application, how it is booted and asked.
-
-    :ivar append: its kernel's command line. :ivar port: where it serves. :ivar hello: what it answers to.
-    :ivar clients: each kind of load, and its program; `{port}` is where it asks, `{n}` the size of a turn.
-    :ivar rate: finds the requests per second in what a client says.
-    """
-
-    name: str
-    append: str
-    port: int
-    hello: bytes
-    clients: dict[str, str]
-    size: tuple[int, int]  # of a turn, of a quick run's
-    rate: re.Pattern[str]
-    initrd: bool = False
-
-
-APPS = (
-    App(
-        "nginx",
-        f'netdev.ip={ADDRESS} vfs.fstab=[ "none:/:ramfs:::" "initrd0:/:extract:::" ]'
-        " -- -c /nginx/conf/nginx.conf",
-        80,
-        b"GET / HTTP/1.0\r\n\r\n",
-        {"page": f"wrk -t1 -c{CLIENTS} -d{{n}}s http://127.0.0.1:{{port}}/"},
-        (2, 1),
-        re.compile(r"Requests/sec:\s*([\d.]+)"),
-        initrd=True,
-    ),
-    App(
-        "redis",
-        f'netdev.ip={ADDRESS} vfs.fstab=[ "none:/:ramfs:::" ] -- --save "" --protected-mode no',
-        6379,
-        b"PING\r\n",
-        {
-            kind: f"redis-benchmark -p {{port}} -c {CLIENTS} -n {{n}} -t {kind} --csv"
-            for kind in ("set", "get")
-        },
-        (15000, 5000),
-        re.compile(r'"[SG]ET","([\d.]+)"'),
-    ),
-)
+BATCHES = 8  # of a turn, each with DEPTH requests on every connection
+WARM_UP = 3
 
 
 @dataclass
 class Served:
-    """An application that answers on a port of this machine."""
+    """A server that answers on a port of this machine."""
 
-    app: App
     vm: Guest
-    port: int
+    load: Load
 
-    def ask(self, kind: str, size: int) -> tuple[float, float]:
-        """Requests per second, and per second of QEMU's processor time."""
-        command = self.app.clients[kind].format(port=self.port, n=size).split()
-        used, start = _processor_s(self.vm.process.pid), time.monotonic()
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-        took, used = time.monotonic() - start, _processor_s(self.vm.process.pid) - used
-        found = self.app.rate.search(done.stdout)
-        if found is None or re.search(r"Socket errors|Non-2xx", done.stdout):
-            raise RuntimeError(f"{command[0]} says: {done.stdout}")
-        rate = float(found[1])
-        return rate, rate * took / used
+    def ask(self) -> tuple[float, float]:
+        """A turn: requests per second, and per second of QEMU's processor time."""
+        number = BATCHES * CONNECTIONS * DEPTH
+        used = _processor_s(self.vm.process.pid)
+        took = self.load.run(number)
+        return number / took, number / (_processor_s(self.vm.process.pid) - used)
 
 
 def measure(quick: bool) -> Iterator[Row]:
     """Idle; commands again and again; counters."""
-    for app in APPS:
-        names = [app.name.upper(), f"{app.name.upper()}_WITHOUT"]
+    for name, server in SERVERS.items():
+        names = [name.upper(), f"{name.upper()}_WITHOUT"]
         kernels = [os.environ.get(name) for name in names]
-        if None in kernels:
-            yield Row("apps", app.name, "1/s", missing=f"no kernels in {' and '.join(names)}")
+        if not all(kernels):
+            yield Row("apps", name, "1/s", missing=f"no kernels in {' and '.join(names)}")
             continue
-        yield from _app(app, [Path(str(kernel)) for kernel in kernels], quick)
+        yield from _server(server, [Path(str(kernel)) for kernel in kernels], quick)
 
 
-def _app(app: App, kernels: Sequence[Path], quick: bool) -> Iterator[Row]:
+def _server(server: Server, kernels: Sequence[Path], quick: bool) -> Iterator[Row]:
     with ExitStack() as stack:
-        ours, bare = (stack.enter_context(_served(app, kernel)) for kernel in kernels)
-        channel = ours.vm.channel()
-        stack.callback(channel.close)
+        ours, bare = (stack.enter_context(_served(server, kernel)) for kernel in kernels)
+        channel = stack.enter_context(closing(ours.vm.channel()))
         for case, asking in _loads(channel, kernels[0]).items():
-            for kind in app.clients:
-                yield from _compare(case, kind, ours, bare, asking, quick)
+            yield from _compare(f"{server.name}, {case}", ours, bare, asking, quick)
 
 
 def _loads(channel: Channel, kernel: Path) -> dict[str, Callable[[], object] | None]:
@@ -125,7 +71,7 @@ def _loads(channel: Channel, kernel: Path) -> dict[str, Callable[[], object] | N
     store = Store([ROOT / "build" / "overlays"], Trust.load([ROOT / "build" / "keys"], "refuse"))
     perf = store.get("perf")
     image = channel.linked(perf, Kernel.open(Path(f"{kernel}.dbg")))
-    count = ("perf", "-i", "500ms", "-n", "1")
+    count = ("perf", "-i", "100ms", "-n", "1")
     done = channel.run(*count, digest=perf.hash, image=image)
     if done.exit.status != 0:
         raise RuntimeError(f"perf: {done.exit}")
@@ -142,59 +88,52 @@ def _loads(channel: Channel, kernel: Path) -> dict[str, Callable[[], object] | N
 
 
 def _compare(
-    case: str,
-    kind: str,
-    ours: Served,
-    bare: Served,
-    asking: Callable[[], object] | None,
-    quick: bool,
+    case: str, ours: Served, bare: Served, asking: Callable[[], object] | None, quick: bool
 ) -> Iterator[Row]:
-    app, size = ours.app, ours.app.size[quick]
-    found: dict[str, list[tuple[float, float]]] = {"ours": [], "bare": []}
-    for number in range((4 if quick else 16) + 1):
-        for name, served in (("ours", ours), ("bare", bare))[:: 1 if number % 2 else -1]:
-            with _again(asking if name == "ours" else None):
-                rates = served.ask(kind, size)
-            if number > 0:
-                found[name].append(rates)
+    mine: list[tuple[float, float]] = []
+    theirs: list[tuple[float, float]] = []
+    for number in range((20 if quick else 80) + WARM_UP):
+        # A B, B A: what changes slowly falls on both alike.
+        for served, found in ((ours, mine), (bare, theirs))[:: 1 if number % 2 else -1]:
+            with _again(asking if served is ours else None):
+                rates = served.ask()
+            if number >= WARM_UP:
+                found.append(rates)
     for column, unit in enumerate(("requests/s", "requests/s of processor time")):
-        mine, theirs = ([rates[column] for rates in found[name]] for name in ("ours", "bare"))
-        what = f"{app.name}, {kind}, {'processor time' if column else 'wall time'}"
-        baseline = f"{what}: without libuio (in turns with: {case})"
-        yield Row("apps", baseline, unit, theirs, "higher")
+        of = "processor time" if column else "wall time"
+        baseline = f"without libuio, {of} (in turns with: {case})"
+        yield Row("apps", baseline, unit, [rates[column] for rates in theirs], "higher")
         yield Row(
-            "apps", f"{what}: with libuio, {case}", unit, mine, "higher", baseline, paired=True
-        )
+            "apps", f"with libuio, {of}: {case}", unit, [rates[column] for rates in mine],
+            "higher", baseline, paired=True,
+        )  # fmt: skip
 
 
 @contextmanager
-def _served(app: App, kernel: Path) -> Iterator[Served]:
+def _served(server: Server, kernel: Path) -> Iterator[Served]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     more = [
-        "-append", app.append,
-        "-netdev", f"user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:{app.port}",
+        "-append", server.arguments,
+        "-netdev", f"user,id=n0,hostfwd=tcp:127.0.0.1:{port}-:{server.port}",
         "-device", "virtio-net-pci,netdev=n0",
-        *(["-initrd", os.environ["NGINX_INITRD"]] if app.initrd else []),
+        *(["-initrd", os.environ["NGINX_INITRD"]] if server.name == "nginx" else []),
     ]  # fmt: skip
-    with guest(kernel, more, memory="128M") as vm:
-        deadline = time.monotonic() + DEADLINE_S
-        while not _answers(port, app.hello):
-            if vm.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{kernel.name} does not serve: {vm.log()[-300:]!r}")
-            time.sleep(0.05)
-        yield Served(app, vm, port)
+    with guest(kernel, more, memory="128M") as vm, closing(_ask(server, port)) as load:
+        yield Served(vm, load)
 
 
-def _answers(port: int, hello: bytes) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), 2) as sock:
-            sock.settimeout(2)
-            sock.sendall(hello)
-            return bool(sock.recv(16))
-    except OSError:
-        return False
+def _ask(server: Server, port: int) -> Load:
+    """As soon as QEMU listens."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            return Load(server, port)
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 @contextmanager

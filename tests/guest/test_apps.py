@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import vm
 
+from bench.guest import symbol
 from uiod.run import Machine
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(240)]
@@ -212,7 +213,10 @@ def test_a_database_in_memory_is_copied_to_a_file(tmp_path: Path) -> None:
         ],
     )
     with vm.machine(config, timeout_s=200) as machine:
-        done = machine.exec("sqlite_backup", "-d", "globalDb", "/host/copy.db")
+        # A variable of the shell's own file, which uIO knows no name of.
+        handle = symbol(vm.kernel("sqlite")[1], "globalDb")
+        assert handle is not None
+        done = machine.exec("sqlite_backup", "-d", hex(handle), "/host/copy.db")
         assert done.code == 0, done
     with sqlite3.connect(tmp_path / "host" / "copy.db") as copy:
         assert copy.execute("pragma integrity_check").fetchall() == [("ok",)]
