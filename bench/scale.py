@@ -25,7 +25,7 @@ NEEDED_MIB = 256  # of the machine's memory, for each VM
 def measure(quick: bool) -> Iterator[Row]:
     """Start more and more of them."""
     room = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (NEEDED_MIB << 20)
-    most = max(1, min(8 if quick else 24, room))
+    most = max(1, min(4 if quick else 24, room))
     with tempfile.TemporaryDirectory(prefix="uio-bench-") as name, ExitStack() as stack:
         make_store(Path(name), [Path(__file__).parent / "overlays" / "spin.c"])
         vms: list[Machine] = []

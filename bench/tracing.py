@@ -11,7 +11,7 @@ from bench.measure import Row
 from uiod.ctl.bpf_stream import Stream, Vm
 
 FIGURE = "function traced with a counter, per call"
-SAMPLES = 3  # each value is the median of so many of the application's lines
+SAMPLES = 1  # each value is the median of so many of the application's lines
 
 
 def measure(quick: bool) -> Iterator[Row]:
@@ -23,7 +23,7 @@ def measure(quick: bool) -> Iterator[Row]:
     with trace.guest() as machine:
         machine.expect("calls: started")
         vm, samples = Vm(machine.name), trace.Samples(machine)
-        for _ in range(3 if quick else 10):
+        for _ in range(3 if quick else 30):
             untraced = 0.0
             for name, program, _ in cases:
                 if program is None:
