@@ -152,7 +152,7 @@ def test_lies_with_several_under_way(guest: Hosted, lie: str) -> None:
             guest.client.send(t.channel.CANCEL, ident, 2)  # else it waits for the rest, for long
         answer = guest.client.finish(ident)
         server.close()
-        if lie == "each other's tags" and answer.status == 0:
+        if lie == "each other's tags":
             continue  # a server may send any bytes: nobody can tell that these were in another place
         assert answer.stdout == CONTENT[: len(answer.stdout)]
         assert answer.status != 0 or answer.kind == CANCELLED or answer.stdout == CONTENT

@@ -46,6 +46,12 @@ unsigned int uio_hostport_generation(enum uio_hostport port);
 ssize_t uio_hostport_read(enum uio_hostport port, void *buf, size_t len);
 
 /**
+ * So many bytes are known to come. Memory is held ready for them, and no longer
+ * than that: the device gives a buffer back only when something comes in it.
+ */
+void uio_hostport_expect(enum uio_hostport port, uint64_t bytes);
+
+/**
  * Send all pieces (64 at most, 68 KiB in all) together, in one chain, or
  * nothing. The data is copied. With wait false it never blocks: -EAGAIN when
  * there is no room. With wait true it blocks until there is (the context

@@ -53,6 +53,11 @@ static uint32_t least_body(uint8_t type)
 	}
 }
 
+static bool brings_data(uint8_t type) /* of a reply */
+{
+	return type == NINEP_TREAD + 1 || type == NINEP_TREADDIR + 1;
+}
+
 enum state {
 	DOWN,    /* the port is closed */
 	START,   /* Tversion is to be sent */
@@ -76,6 +81,7 @@ static struct {
 	uint32_t epoch, msize;
 	bool wants_room; /* a thread waits for room in the port */
 	bool lost_fids;
+	uint64_t due; /* bytes of data that replies may still bring */
 	struct ninep_request *tags[TAGS];
 	struct ninep_request *hello; /* Tversion, Tattach */
 	struct fid fids[FIDS];
@@ -100,8 +106,10 @@ static void complete(struct ninep_request *r, int error)
 {
 	struct fid *fid = r->fid < FIDS ? &session.fids[r->fid] : NULL;
 
-	if (r->sent)
+	if (r->sent) {
 		session.tags[r->tag] = NULL;
+		session.due -= brings_data(r->type + 1) ? r->asked : 0;
+	}
 	if (fid && r->sent && fid->under_way)
 		fid->under_way--;
 	if (fid && r->type == NINEP_TWALK && !error)
@@ -193,6 +201,7 @@ static bool try_send(struct ninep_request *r, const void *data, size_t len, int 
 	r->tag = tag;
 	r->sent = true;
 	session.tags[tag] = r;
+	session.due += brings_data(r->type + 1) ? r->asked : 0;
 	if (r->fid < FIDS)
 		session.fids[r->fid].under_way++;
 	return true;
@@ -281,11 +290,6 @@ static bool is_version(const uint8_t *head)
 {
 	return head[4] == NINEP_TVERSION + 1 && head[5] == 0xff && head[6] == 0xff &&
 	       le32(head) >= NINEP_HEADER + 6 && le32(head) <= NINEP_HEADER + 32;
-}
-
-static bool brings_data(uint8_t type)
-{
-	return type == NINEP_TREAD + 1 || type == NINEP_TREADDIR + 1;
 }
 
 /* The header is complete: whose reply it is. False: it makes no sense. */
@@ -391,6 +395,15 @@ static void advance(uint32_t n)
 		give_up("the host sent a reply that contradicts itself");
 }
 
+/* Bytes of data in what has come of the current message. */
+static uint32_t data_of_message(void)
+{
+	bool some =
+		session.request && brings_data(session.head[4]) && session.have > NINEP_HEADER + 4;
+
+	return some ? session.have - NINEP_HEADER - 4 : 0;
+}
+
 static void receive(void)
 {
 	for (;;) {
@@ -408,6 +421,7 @@ static void receive(void)
 			to = session.head + session.have;
 			len = NINEP_HEADER - session.have;
 		}
+		uio_hostport_expect(UIO_HOSTPORT_FS, session.due - data_of_message());
 		n = uio_hostport_read(UIO_HOSTPORT_FS, to, len);
 		if (n <= 0)
 			return;

@@ -27,7 +27,7 @@ struct ninep_ahead {
 	struct ninep_ahead *next;
 	struct ninep_call call; /* has the requests; lent to whoever reads */
 	uint64_t path, at;      /* the file, and where its reader is */
-	uint64_t asked;         /* up to where */
+	uint64_t asked, size;   /* up to where, and how far there is something */
 	unsigned int head, tail, most;
 	bool busy, is_void;
 	struct chunk chunks[CHUNKS];
@@ -36,11 +36,19 @@ struct ninep_ahead {
 
 static struct ninep_ahead *all;
 
-static struct ninep_ahead *begin(const struct uio_ninep_file *f)
+static struct ninep_ahead *begin(struct ninep_call *c, const struct uio_ninep_file *f)
 {
+	struct ninep_step s = uio_ninep_getattr();
 	struct ninep_ahead *a = all;
+	struct uio_stat st;
 	unsigned int n = 0;
 
+	/* Nothing is asked for that is not there: memory waits for it. */
+	if (uio_ninep_step(c, f->fid, &s))
+		return NULL;
+	uio_ninep_attributes(s.request, &st);
+	if (f->next >= st.size)
+		return NULL;
 	for (; a; a = a->next)
 		n++;
 	a = n < AT_ONCE ? uio_port_alloc(sizeof(*a)) : NULL;
@@ -49,6 +57,7 @@ static struct ninep_ahead *begin(const struct uio_ninep_file *f)
 	memset(a, 0, offsetof(struct ninep_ahead, data));
 	a->path = f->path;
 	a->at = a->asked = f->next;
+	a->size = st.size;
 	a->most = 1;
 	uio_ninep_lasting(&a->call);
 	a->next = all;
@@ -81,11 +90,14 @@ static int ask(struct ninep_ahead *a, uint32_t fid)
 {
 	int rc = 0;
 
-	while (!rc && a->tail - a->head < a->most) {
+	while (!rc && a->tail - a->head < a->most && a->asked < a->size) {
 		unsigned int i = a->tail++ % CHUNKS;
 		struct chunk *k = &a->chunks[i];
 
-		k->step = uio_ninep_io(NINEP_TREAD, a->asked, a->data[i], NINEP_READ_CHUNK);
+		uint64_t left = a->size - a->asked;
+
+		k->step = uio_ninep_io(NINEP_TREAD, a->asked, a->data[i],
+				       left < NINEP_READ_CHUNK ? left : NINEP_READ_CHUNK);
 		k->used = 0;
 		k->asked_ns = uio_port_ns();
 		rc = uio_ninep_step_send(&a->call, fid, &k->step, NULL, 0);
@@ -100,7 +112,7 @@ static ssize_t take(struct ninep_ahead *a, uint32_t fid, uint8_t *buf, size_t le
 	size_t done = 0;
 	int rc = ask(a, fid);
 
-	while (!rc && done < len) {
+	while (!rc && done < len && a->head != a->tail) {
 		unsigned int i = a->head % CHUNKS;
 		struct chunk *k = &a->chunks[i];
 		uint32_t n;
@@ -125,7 +137,7 @@ static ssize_t take(struct ninep_ahead *a, uint32_t fid, uint8_t *buf, size_t le
 			a->most++;
 		rc = ask(a, fid);
 	}
-	*ended = rc != 0;
+	*ended = rc || a->head == a->tail;
 	return done || !rc ? (ssize_t)done : rc;
 }
 
@@ -148,7 +160,7 @@ bool uio_ninep_ahead_read(struct ninep_call *c, struct uio_ninep_file *f, void *
 		a = NULL;
 	}
 	if (!a && offset == f->next)
-		a = f->ahead = begin(f);
+		a = f->ahead = begin(c, f);
 	if (!a)
 		return false;
 	a->busy = true;

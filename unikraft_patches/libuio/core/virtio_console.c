@@ -325,6 +325,14 @@ ssize_t uio_hostport_read(enum uio_hostport port, void *buf, size_t len)
 	return (ssize_t)uio_lane_read(l, buf, len);
 }
 
+void uio_hostport_expect(enum uio_hostport port, uint64_t bytes)
+{
+	struct lane *l = open_lane(port);
+
+	if (l != NULL)
+		uio_lane_expect(l, bytes);
+}
+
 void uio_hostport_poll(void)
 {
 	poll_control();

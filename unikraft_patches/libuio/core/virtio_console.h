@@ -21,6 +21,7 @@ struct lane {
 	bool host_open;
 	bool stale; /* the host has closed it since its data was last looked at */
 	unsigned int rx_buffers, rx_unkicked;
+	unsigned int rx_most; /* so many buffers are worth having */
 	/* the buffer being read */
 	uint8_t *current;
 	uint32_t current_at, current_len;
@@ -38,6 +39,9 @@ void uio_lane_init(struct lane *l, struct uio_vq *rx, struct uio_vq *tx);
 void uio_lane_listen(struct lane *l);
 /** Bytes that have arrived, up to len: 0 = none, and an interrupt comes with the next. */
 size_t uio_lane_read(struct lane *l, void *buf, size_t len);
+/** So many bytes are known to come: buffers are kept ready for them, and given back with the last.
+ */
+void uio_lane_expect(struct lane *l, uint64_t bytes);
 /** Whether uio_lane_read() has something. */
 bool uio_lane_readable(struct lane *l);
 /** Throw away what has arrived. */

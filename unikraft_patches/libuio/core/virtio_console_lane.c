@@ -15,6 +15,7 @@
 #define RX_IDLE     1u    /* buffers per port; QEMU fills at most one per turn of its loop */
 #define RX_BUSY     8u    /* while data comes in bulk */
 #define RX_BULK     2048u /* a buffer with so much says that it does */
+#define RX_LONG     16u   /* while much more is known to come */
 #define TX_BYTES    (192u * 1024) /* on their way per port */
 #define TX_MESSAGES 32u
 #define TX_MAX      (68u * 1024)
@@ -69,11 +70,12 @@ static void recycle(struct lane *l)
 	void *buffer = l->current;
 
 	l->current = NULL;
-	if ((l->current_len < RX_BULK / 2 && l->rx_buffers > RX_IDLE) || !offer_rx(l, buffer)) {
+	if ((l->current_len < RX_BULK / 2 && l->rx_buffers > RX_IDLE) ||
+	    l->rx_buffers > l->rx_most || !offer_rx(l, buffer)) {
 		uio_port_dma_free(buffer, RX_SIZE);
 		l->rx_buffers--;
 	}
-	if (l->current_len >= RX_BULK && l->rx_buffers < RX_BUSY)
+	if (l->current_len >= RX_BULK && l->rx_buffers < l->rx_most)
 		grow_rx(l, l->rx_buffers + 1);
 	if (l->rx_unkicked >= RX_BUSY / 2)
 		kick_rx(l);
@@ -100,6 +102,13 @@ static bool next_rx(struct lane *l)
 		if (uio_port_vq_irq_on(l->rx))
 			return false;
 	}
+}
+
+void uio_lane_expect(struct lane *l, uint64_t bytes)
+{
+	uint64_t most = bytes / RX_SIZE + 1;
+
+	l->rx_most = most > 2 * RX_LONG ? RX_LONG : most < RX_BUSY ? (unsigned int)most : RX_BUSY;
 }
 
 void uio_lane_discard(struct lane *l)
@@ -307,6 +316,6 @@ bool uio_lane_poll(struct lane *l)
 
 void uio_lane_init(struct lane *l, struct uio_vq *rx, struct uio_vq *tx)
 {
-	*l = (struct lane){.rx = rx, .tx = tx};
+	*l = (struct lane){.rx = rx, .tx = tx, .rx_most = RX_BUSY};
 	l->tx_end = &l->tx_oldest;
 }
