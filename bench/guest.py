@@ -114,7 +114,7 @@ def qemu_command(
         "-kernel", str(kernel),
     ]  # fmt: skip
     if ports:
-        command += ["-device", "virtio-serial-pci,id=uio,max_ports=8"]
+        command += ["-device", "virtio-serial-pci,id=uio,max_ports=4"]
     for port in PORTS if ports else ():
         command += [
             "-chardev", f"socket,id={port},path={directory}/{port}.sock,server=on,wait=off",

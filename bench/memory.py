@@ -94,7 +94,7 @@ def _guest(quick: bool) -> Iterator[Row]:
                 free.append(vm.word(counter) * 4)
                 if image == images[0]:
                     _overlays(vm, image, counter, loaded)
-        row.values.append(free[1] - free[0] - (_image(images[0]) - _image(images[1])))
+        row.values.append(free[1] - free[0] - (end_kib(images[0]) - end_kib(images[1])))
     yield row
     for name, values in loaded.items():
         yield Row("memory", f"overlay `{name}`, loaded and idle", "KiB", values)
@@ -169,7 +169,8 @@ def _peak_mib(command: list[str]) -> float:
     return most / 1024
 
 
-def _image(image: Path) -> float:
-    """KiB of memory that an image takes up, .bss too."""
-    out = subprocess.run(["size", image], capture_output=True, text=True, check=True).stdout
-    return sum(int(n) for n in out.splitlines()[1].split()[:3]) / 1024
+def end_kib(image: Path) -> float:
+    """Where the frames begin that an image leaves: what is in the image, .bss too, is not counted here."""
+    end = symbol(image, "__image_end")
+    assert end is not None
+    return end / 1024

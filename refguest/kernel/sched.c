@@ -186,6 +186,22 @@ static void save_state(struct thread *t)
 	}
 }
 
+/* Give back the memory of the thread that ended last, once nobody runs on it. */
+static void reap(void)
+{
+	struct thread *t = zombie;
+	uintptr_t base;
+
+	if (!t || t == current)
+		return;
+	zombie = NULL;
+	base = t->kernel_stack_top - KERNEL_STACK_PAGES * PAGE_SIZE;
+	page_protect(base, 1, PTE_RW);
+	frames_free(base, KERNEL_STACK_PAGES);
+	frames_free((uintptr_t)t->xstate, page_count(cpu_xstate_size));
+	heap_free(t);
+}
+
 /** Give the CPU to the next runnable thread. Interrupts off; the current thread is in whatever list
  * it belongs to. */
 static void schedule(void)
@@ -195,6 +211,7 @@ static void schedule(void)
 
 	prev->cpu_ns += now - slice_start;
 	resched = false;
+	reap();
 	wake_sleepers(now);
 	while (!run_head) {
 		if (sleep_head)
@@ -338,21 +355,6 @@ struct frame *preempt(struct frame *frame)
 }
 
 /* ---- life ---- */
-
-static void reap(void)
-{
-	struct thread *t = zombie;
-	uintptr_t base;
-
-	if (!t || t == current)
-		return;
-	zombie = NULL;
-	base = t->kernel_stack_top - KERNEL_STACK_PAGES * PAGE_SIZE;
-	page_protect(base, 1, PTE_RW);
-	frames_free(base, KERNEL_STACK_PAGES);
-	frames_free((uintptr_t)t->xstate, page_count(cpu_xstate_size));
-	heap_free(t);
-}
 
 struct thread *thread_create(const char *name)
 {

@@ -42,8 +42,10 @@ int virtio_queues(struct virtio_device *dev, unsigned int n, struct virtio_queue
 void virtio_start(struct virtio_device *dev);
 
 /* virtio_queue.c */
-struct virtio_queue *queue_create(unsigned int size, bool legacy);
-void queue_destroy(struct virtio_queue *q);
+/** What a queue takes: a multiple of 16, of legacy devices of the page size. */
+size_t queue_bytes(unsigned int size, bool legacy);
+/** Make one in such memory. */
+struct virtio_queue *queue_place(uint8_t *memory, unsigned int size, bool legacy);
 /** Addresses of descriptor table, available and used ring: in a row, as legacy devices want them.
  */
 void queue_addresses(const struct virtio_queue *q, uint64_t out[3]);

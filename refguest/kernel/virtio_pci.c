@@ -271,15 +271,11 @@ static void enable_legacy(const struct virtio_device *dev, struct virtio_queue *
 	outw(dev->io + LEGACY_QUEUE_VECTOR, entry);
 }
 
-static int setup_queue(struct virtio_device *dev, unsigned int i, uint16_t entry,
-		       void (*notify)(void *), void *arg)
+static void setup_queue(struct virtio_device *dev, unsigned int i, struct virtio_queue *q,
+			uint16_t entry, void (*notify)(void *), void *arg)
 {
-	unsigned int size = device_queue_size(dev, i);
-	struct virtio_queue *q = size ? queue_create(size, !dev->modern) : NULL;
 	volatile uint8_t *doorbell = NULL;
 
-	if (!q)
-		return size ? -ENOMEM : -ENODEV;
 	if (dev->modern)
 		doorbell = dev->notify +
 			   (size_t)read16(dev, COMMON_QUEUE_NOTIFY) * dev->notify_multiplier;
@@ -289,19 +285,31 @@ static int setup_queue(struct virtio_device *dev, unsigned int i, uint16_t entry
 		enable_modern(dev, q, entry);
 	else
 		enable_legacy(dev, q, entry);
-	dev->queues[i] = q;
-	return 0;
 }
 
 int virtio_queues(struct virtio_device *dev, unsigned int n, struct virtio_queue *queues[],
 		  void (*const notify[])(void *), void *const arg[])
 {
 	unsigned int vectors = dev->pci->msix_count < n ? dev->pci->msix_count : n;
+	size_t bytes = 0;
+	uint8_t *memory;
 
-	dev->queues = heap_zalloc(n * sizeof(*dev->queues));
-	dev->vectors = heap_zalloc(vectors * sizeof(*dev->vectors));
-	if (!dev->queues || !dev->vectors)
+	/* All in one piece: a queue is less than a page, and there are many. */
+	for (unsigned int i = 0; i < n; i++) {
+		unsigned int size = device_queue_size(dev, i);
+
+		if (!notify[i] && !arg[i])
+			continue;
+		if (!size)
+			return -ENODEV;
+		bytes += queue_bytes(size, !dev->modern);
+	}
+	memory = (uint8_t *)frames_alloc(
+		page_count(bytes + n * sizeof(*dev->queues) + vectors * sizeof(*dev->vectors)));
+	if (!memory)
 		return -ENOMEM;
+	dev->queues = (struct virtio_queue **)(memory + bytes);
+	dev->vectors = (struct virtio_vector *)(dev->queues + n);
 	if (dev->modern)
 		write16(dev, COMMON_CONFIG_VECTOR, NO_VECTOR);
 	else
@@ -317,13 +325,16 @@ int virtio_queues(struct virtio_device *dev, unsigned int n, struct virtio_queue
 	}
 	for (unsigned int i = 0; i < n; i++) {
 		uint16_t entry = notify[i] ? (uint16_t)(i % vectors) : NO_VECTOR;
-		int error = 0;
+		struct virtio_queue *q = NULL;
+		unsigned int size;
 
-		if (notify[i] || arg[i])
-			error = setup_queue(dev, i, entry, notify[i], arg[i]);
-		if (error)
-			return error;
-		queues[i] = dev->queues[i];
+		if (notify[i] || arg[i]) {
+			size = device_queue_size(dev, i);
+			q = queue_place(memory, size, !dev->modern);
+			setup_queue(dev, i, q, entry, notify[i], arg[i]);
+			memory += queue_bytes(size, !dev->modern);
+		}
+		queues[i] = dev->queues[i] = q;
 	}
 	dev->queue_count = n;
 	return 0;

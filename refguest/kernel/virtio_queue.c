@@ -42,13 +42,12 @@ struct virtio_queue {
 	struct desc *desc;
 	volatile struct avail *avail;
 	volatile struct used *used;
-	size_t pages; /* 0: on the heap */
 	uint16_t free_head, free_count;
 	uint16_t avail_index, kicked_index, used_index;
 	uint16_t index;
+	uint16_t io;
 	bool events;
 	volatile void *doorbell;
-	uint16_t io;
 	void (*notify)(void *);
 	void *arg;
 	void *cookies[];
@@ -83,21 +82,27 @@ static size_t used_offset(unsigned int size, bool legacy)
 	return (end + mask) & ~mask;
 }
 
-struct virtio_queue *queue_create(unsigned int size, bool legacy)
+static size_t used_end(unsigned int size, bool legacy)
 {
-	size_t bytes = used_offset(size, legacy) + 6 + sizeof(struct used_entry) * size;
-	struct virtio_queue *q = heap_zalloc(sizeof(*q) + size * sizeof(void *));
-	uint8_t *memory = NULL;
+	size_t end = used_offset(size, legacy) + 6 + sizeof(struct used_entry) * size;
 
-	if (q)
-		memory = legacy ? (uint8_t *)frames_alloc(page_count(bytes)) : heap_alloc(bytes);
-	if (!memory) {
-		heap_free(q);
-		return NULL;
-	}
-	memset(memory, 0, bytes);
+	return (end + 15) & ~15ull;
+}
+
+size_t queue_bytes(unsigned int size, bool legacy)
+{
+	size_t bytes = used_end(size, legacy) + sizeof(struct virtio_queue) + size * sizeof(void *);
+	size_t mask = legacy ? PAGE_MASK : 15;
+
+	return (bytes + mask) & ~mask;
+}
+
+struct virtio_queue *queue_place(uint8_t *memory, unsigned int size, bool legacy)
+{
+	struct virtio_queue *q = (struct virtio_queue *)(memory + used_end(size, legacy));
+
+	memset(memory, 0, queue_bytes(size, legacy));
 	q->size = size;
-	q->pages = legacy ? page_count(bytes) : 0;
 	q->desc = (struct desc *)memory;
 	q->avail = (volatile struct avail *)(memory + sizeof(struct desc) * size);
 	q->used = (volatile struct used *)(memory + used_offset(size, legacy));
@@ -105,15 +110,6 @@ struct virtio_queue *queue_create(unsigned int size, bool legacy)
 		q->desc[i].next = (uint16_t)(i + 1);
 	q->free_count = (uint16_t)size;
 	return q;
-}
-
-void queue_destroy(struct virtio_queue *q)
-{
-	if (q->pages)
-		frames_free((uintptr_t)q->desc, q->pages);
-	else
-		heap_free(q->desc);
-	heap_free(q);
 }
 
 void queue_addresses(const struct virtio_queue *q, uint64_t out[3])

@@ -67,7 +67,7 @@ def test_poorer_processors(selftest: Path, cpu: str) -> None:
 @pytest.mark.parametrize("interface", ["", ",disable-legacy=on", ",disable-modern=on"])
 def test_virtio_console_echo(selftest: Path, tmp_path: Path, machine: str, interface: str) -> None:
     path = tmp_path / "channel.sock"
-    devices = ["-device", f"virtio-serial-pci,id=uio,max_ports=8{interface}"]
+    devices = ["-device", f"virtio-serial-pci,id=uio,max_ports=4{interface}"]
     devices += ["-chardev", f"socket,id=channel,path={path}"]
     devices += ["-device", "virtserialport,bus=uio.0,chardev=channel,name=org.uio.channel"]
     with (

@@ -40,7 +40,7 @@ class Console:
 @contextlib.contextmanager
 def console(kernel: Path, tmp_path: Path, command_line: str = "") -> Iterator[Console]:
     path = tmp_path / "console.sock"
-    devices = ["-device", "virtio-serial-pci,id=uio,max_ports=8"]
+    devices = ["-device", "virtio-serial-pci,id=uio,max_ports=4"]
     devices += ["-chardev", f"socket,id=console,path={path}"]
     devices += ["-device", "virtserialport,bus=uio.0,chardev=console,name=org.uio.console"]
     with socket.socket(socket.AF_UNIX) as server:

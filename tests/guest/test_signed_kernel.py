@@ -120,7 +120,7 @@ def test_a_fault_is_told_with_its_line_all_the_same(guest: Machine) -> None:
 def test_a_pushed_image_is_refused(kernel: Path) -> None:
     directory = Path(tempfile.mkdtemp(prefix="uio-signed-"))
     devices = [
-        "-device", "virtio-serial-pci,id=uio,max_ports=8",
+        "-device", "virtio-serial-pci,id=uio,max_ports=4",
         "-chardev", f"socket,id=channel,path={directory}/channel.sock,server=on,wait=off",
         "-device", "virtserialport,bus=uio.0,chardev=channel,name=org.uio.channel",
     ]  # fmt: skip

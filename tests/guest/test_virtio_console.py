@@ -116,7 +116,7 @@ def booted(device: str, *ports: str) -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
-    with booted("virtio-serial-pci,id=uio,max_ports=8", *NAMES) as machine:
+    with booted("virtio-serial-pci,id=uio,max_ports=4", *NAMES) as machine:
         yield machine
 
 

@@ -355,5 +355,6 @@ void uio_bpf_link(struct bpf_insn *insns, uint32_t count, struct bpf_map *const 
 			in[1].imm = (int32_t)(uint32_t)(v >> 32);
 			pc++;
 		}
+		in->opcode = (uint8_t)BPF_CODE(in->opcode);
 	}
 }

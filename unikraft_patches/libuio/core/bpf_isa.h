@@ -96,4 +96,13 @@ _Static_assert(sizeof(struct bpf_insn) == 8, "RFC 9669, section 3");
 #define BPF_OP_JA           (BPF_JMP | BPF_JA)
 #define BPF_OP_JA32         (BPF_JMP32 | BPF_JA)
 
+/*
+ * Opcodes as the interpreter has them, after uio_bpf_link(): in the low seven bits what is done,
+ * in the highest whether arithmetic and jumps take a register.
+ */
+#define BPF_CODE_X 0x80u
+#define BPF_CODE(op)                                                                               \
+	((op)&4u ? ((op)&BPF_X) << 4 | ((op)&3u) << 4 | (op) >> 4                                  \
+		 : 64u | ((op)&3u) << 4 | ((op) >> 3 & 3u) << 2 | (op) >> 6)
+
 #endif /* UIO_BPF_ISA_H */

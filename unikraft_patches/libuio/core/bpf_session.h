@@ -32,7 +32,6 @@ struct bpf_session {
 	struct uio_resource resource;
 	struct bpf_session *next;
 	struct uio_exec *x;
-	struct bpf_env env;
 	struct bpf_object *object;
 	struct bpf_attached *attached;
 	bool unverified;    /* what the host's verifier refused may be loaded */
@@ -46,8 +45,9 @@ struct bpf_session {
 	/* the first stop of each program is told, as long as there is room */
 	uint64_t told;
 	unsigned int stops;
-	struct bpf_stop stop[8];
 	size_t in_len, out_len;
+	struct bpf_env env;
+	struct bpf_stop stop[8];
 	char text[BPF_SESSION_TEXT];
 	uint8_t in[8 + BPF_SESSION_IN];
 	uint8_t out[BPF_SESSION_OUT];

@@ -118,39 +118,49 @@ static uint64_t sign_extended(uint64_t x, int16_t bits)
 	return (uint64_t)(int64_t)(int32_t)x;
 }
 
-#define ATOMIC(bits)                                                                               \
-	static void atomic##bits(uint##bits##_t *p, int32_t op, uint64_t *src, uint64_t *r0)       \
-	{                                                                                          \
-		uint##bits##_t v = (uint##bits##_t) * src, old;                                    \
-                                                                                                   \
-		switch (op & ~BPF_FETCH) {                                                         \
-		case BPF_ADD:                                                                      \
-			old = __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST);                          \
-			break;                                                                     \
-		case BPF_OR:                                                                       \
-			old = __atomic_fetch_or(p, v, __ATOMIC_SEQ_CST);                           \
-			break;                                                                     \
-		case BPF_AND:                                                                      \
-			old = __atomic_fetch_and(p, v, __ATOMIC_SEQ_CST);                          \
-			break;                                                                     \
-		case BPF_XOR:                                                                      \
-			old = __atomic_fetch_xor(p, v, __ATOMIC_SEQ_CST);                          \
-			break;                                                                     \
-		case BPF_XCHG & ~BPF_FETCH:                                                        \
-			old = __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);                         \
-			break;                                                                     \
-		default: /* BPF_CMPXCHG */                                                         \
-			old = (uint##bits##_t) * r0;                                               \
-			__atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_SEQ_CST,           \
-						    __ATOMIC_SEQ_CST);                             \
-			*r0 = old;                                                                 \
-			return;                                                                    \
-		}                                                                                  \
-		if (op & BPF_FETCH)                                                                \
-			*src = old;                                                                \
+static uint64_t combined(int32_t op, uint64_t old, uint64_t v, uint64_t expected)
+{
+	switch (op & ~BPF_FETCH) {
+	case BPF_ADD:
+		return old + v;
+	case BPF_OR:
+		return old | v;
+	case BPF_AND:
+		return old & v;
+	case BPF_XOR:
+		return old ^ v;
+	case BPF_XCHG & ~BPF_FETCH:
+		return v;
+	default: /* BPF_CMPXCHG */
+		return old == expected ? v : old;
 	}
-ATOMIC(32)
-ATOMIC(64)
+}
+
+/* All operations as what the last of them is: an exchange if nothing has come between. */
+static void atomic(uint64_t addr, bool wide, int32_t op, uint64_t *src, uint64_t *r0)
+{
+	uint64_t *p64 = (uint64_t *)(uintptr_t)addr;
+	uint32_t *p32 = (uint32_t *)(uintptr_t)addr, old32;
+	uint64_t old = wide ? *p64 : *p32, expected = wide ? *r0 : (uint32_t)*r0, v;
+	bool done;
+
+	do {
+		v = combined(op, old, *src, expected);
+		if (wide) {
+			done = __atomic_compare_exchange_n(p64, &old, v, false, __ATOMIC_SEQ_CST,
+							   __ATOMIC_SEQ_CST);
+			continue;
+		}
+		old32 = (uint32_t)old;
+		done = __atomic_compare_exchange_n(p32, &old32, (uint32_t)v, false,
+						   __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+		old = old32;
+	} while (!done);
+	if (op == BPF_CMPXCHG)
+		*r0 = old;
+	else if (op & BPF_FETCH)
+		*src = old;
+}
 
 static int stop_arg(struct bpf_vm *vm, const struct bpf_helper *h, unsigned int n, uint64_t value)
 {
@@ -243,73 +253,29 @@ static void enter_frame(struct bpf_vm *vm, unsigned int depth)
 	vm->stack.base = top - vm->stack.size;
 }
 
-/* Four cases of an operation: 32 and 64 bits, immediate and register. */
-#define ALU(OP, expr)                                                                              \
-	case BPF_ALU | BPF_K | BPF_##OP: {                                                         \
-		uint32_t a = (uint32_t)*dst, b = (uint32_t)in->imm;                                \
-		*dst = (uint32_t)(expr);                                                           \
-		continue;                                                                          \
-	}                                                                                          \
-	case BPF_ALU | BPF_X | BPF_##OP: {                                                         \
-		uint32_t a = (uint32_t)*dst, b = (uint32_t)src;                                    \
-		*dst = (uint32_t)(expr);                                                           \
-		continue;                                                                          \
-	}                                                                                          \
-	case BPF_ALU64 | BPF_K | BPF_##OP: {                                                       \
-		uint64_t a = *dst, b = (uint64_t)(int64_t)in->imm;                                 \
-		*dst = (expr);                                                                     \
-		continue;                                                                          \
-	}                                                                                          \
-	case BPF_ALU64 | BPF_X | BPF_##OP: {                                                       \
-		uint64_t a = *dst, b = src;                                                        \
-		*dst = (expr);                                                                     \
-		continue;                                                                          \
-	}
-
-/* The same for operations whose two widths have to be written apart. */
+/* An operation on 32 and on 64 bits. */
 #define ALU_APART(OP, expr32, expr64)                                                              \
-	case BPF_ALU | BPF_K | BPF_##OP: {                                                         \
-		uint32_t a = (uint32_t)*dst, b = (uint32_t)in->imm;                                \
-		*dst = (uint32_t)(expr32);                                                         \
-		continue;                                                                          \
-	}                                                                                          \
-	case BPF_ALU | BPF_X | BPF_##OP: {                                                         \
+	case BPF_CODE(BPF_ALU | BPF_##OP): {                                                       \
 		uint32_t a = (uint32_t)*dst, b = (uint32_t)src;                                    \
 		*dst = (uint32_t)(expr32);                                                         \
 		continue;                                                                          \
 	}                                                                                          \
-	case BPF_ALU64 | BPF_K | BPF_##OP: {                                                       \
-		uint64_t a = *dst, b = (uint64_t)(int64_t)in->imm;                                 \
-		*dst = (uint64_t)(expr64);                                                         \
-		continue;                                                                          \
-	}                                                                                          \
-	case BPF_ALU64 | BPF_X | BPF_##OP: {                                                       \
+	case BPF_CODE(BPF_ALU64 | BPF_##OP): {                                                     \
 		uint64_t a = *dst, b = src;                                                        \
 		*dst = (uint64_t)(expr64);                                                         \
 		continue;                                                                          \
 	}
+#define ALU(OP, expr) ALU_APART(OP, expr, expr)
 
-/* Four cases of a conditional jump; the types carry the signedness. */
+/* Both widths of a conditional jump; the types carry the signedness. */
 #define JUMP(OP, T32, T64, expr)                                                                   \
-	case BPF_JMP | BPF_K | BPF_##OP: {                                                         \
-		T64 a = (T64)*dst, b = (T64)(int64_t)in->imm;                                      \
-		if (expr)                                                                          \
-			goto jump;                                                                 \
-		continue;                                                                          \
-	}                                                                                          \
-	case BPF_JMP | BPF_X | BPF_##OP: {                                                         \
+	case BPF_CODE(BPF_JMP | BPF_##OP): {                                                       \
 		T64 a = (T64)*dst, b = (T64)src;                                                   \
 		if (expr)                                                                          \
 			goto jump;                                                                 \
 		continue;                                                                          \
 	}                                                                                          \
-	case BPF_JMP32 | BPF_K | BPF_##OP: {                                                       \
-		T32 a = (T32)*dst, b = (T32)in->imm;                                               \
-		if (expr)                                                                          \
-			goto jump;                                                                 \
-		continue;                                                                          \
-	}                                                                                          \
-	case BPF_JMP32 | BPF_X | BPF_##OP: {                                                       \
+	case BPF_CODE(BPF_JMP32 | BPF_##OP): {                                                     \
 		T32 a = (T32)*dst, b = (T32)src;                                                   \
 		if (expr)                                                                          \
 			goto jump;                                                                 \
@@ -331,8 +297,8 @@ static void enter_frame(struct bpf_vm *vm, unsigned int depth)
 	} while (0)
 
 #define LOAD(MODE, SIZE, T, convert)                                                               \
-	case BPF_LDX | BPF_##MODE | BPF_##SIZE: {                                                  \
-		uint64_t addr = src + (uint64_t)(int64_t)in->offset;                               \
+	case BPF_CODE(BPF_LDX | BPF_##MODE | BPF_##SIZE): {                                        \
+		uint64_t addr = r[BPF_SRC(in)] + (uint64_t)(int64_t)in->offset;                    \
 		T v;                                                                               \
 		if (!may(vm, addr, sizeof(v), BPF_READ))                                           \
 			STOP_MEMORY(sizeof(v), BPF_READ);                                          \
@@ -342,25 +308,12 @@ static void enter_frame(struct bpf_vm *vm, unsigned int depth)
 	}
 
 #define STORE(CLASS, SIZE, T, value)                                                               \
-	case BPF_##CLASS | BPF_MEM | BPF_##SIZE: {                                                 \
+	case BPF_CODE(BPF_##CLASS | BPF_MEM | BPF_##SIZE): {                                       \
 		uint64_t addr = *dst + (uint64_t)(int64_t)in->offset;                              \
 		T v = (T)(value);                                                                  \
 		if (!may(vm, addr, sizeof(v), BPF_WRITE))                                          \
 			STOP_MEMORY(sizeof(v), BPF_WRITE);                                         \
 		memcpy((void *)(uintptr_t)addr, &v, sizeof(v));                                    \
-		continue;                                                                          \
-	}
-
-#define ATOMIC_CASE(SIZE, bits)                                                                    \
-	case BPF_STX | BPF_ATOMIC | BPF_##SIZE: {                                                  \
-		uint64_t addr = *dst + (uint64_t)(int64_t)in->offset;                              \
-		if (!may(vm, addr, bits / 8, BPF_READ | BPF_WRITE))                                \
-			STOP_MEMORY(bits / 8, BPF_READ | BPF_WRITE);                               \
-		if (addr % (bits / 8) != 0) {                                                      \
-			vm->fault.address = addr;                                                  \
-			STOP(BPF_STOP_ALIGN);                                                      \
-		}                                                                                  \
-		atomic##bits((uint##bits##_t *)(uintptr_t)addr, in->imm, &r[BPF_SRC(in)], &r[0]);  \
 		continue;                                                                          \
 	}
 
@@ -402,9 +355,9 @@ interpret(struct bpf_vm *vm, const struct bpf_prog *prog, uint64_t *result)
 
 		in = pc++;
 		dst = &r[BPF_DST(in)];
-		src = r[BPF_SRC(in)];
+		src = in->opcode & BPF_CODE_X ? r[BPF_SRC(in)] : (uint64_t)(int64_t)in->imm;
 		/* clang-format off */
-		switch (in->opcode) {
+		switch (in->opcode & ~BPF_CODE_X) {
 		/* 4.1 arithmetic */
 		ALU(ADD, a + b)
 		ALU(SUB, a - b)
@@ -418,10 +371,10 @@ interpret(struct bpf_vm *vm, const struct bpf_prog *prog, uint64_t *result)
 		ALU(AND, a & b)
 		ALU_APART(LSH, a << (b & 31), a << (b & 63))
 		ALU_APART(RSH, a >> (b & 31), a >> (b & 63))
-		case BPF_ALU | BPF_NEG:
+		case BPF_CODE(BPF_ALU | BPF_NEG):
 			*dst = (uint32_t)(0 - (uint32_t)*dst);
 			continue;
-		case BPF_ALU64 | BPF_NEG:
+		case BPF_CODE(BPF_ALU64 | BPF_NEG):
 			*dst = 0 - *dst;
 			continue;
 		ALU_APART(MOD,
@@ -430,36 +383,32 @@ interpret(struct bpf_vm *vm, const struct bpf_prog *prog, uint64_t *result)
 			  in->offset ? (uint64_t)smod((int64_t)a, (int64_t)b)
 				     : (b ? a % b : a))
 		ALU(XOR, a ^ b)
-		case BPF_ALU | BPF_K | BPF_MOV:
-			*dst = (uint32_t)in->imm;
-			continue;
-		case BPF_ALU | BPF_X | BPF_MOV:
+		case BPF_CODE(BPF_ALU | BPF_MOV):
 			*dst = (uint32_t)(in->offset ? sign_extended(src, in->offset) : src);
 			continue;
-		case BPF_ALU64 | BPF_K | BPF_MOV:
-			*dst = (uint64_t)(int64_t)in->imm;
-			if (pc->opcode != BPF_OP_EXIT) /* how most programs end */
+		case BPF_CODE(BPF_ALU64 | BPF_MOV):
+			*dst = in->offset ? sign_extended(src, in->offset) : src;
+			if (pc->opcode != BPF_CODE(BPF_OP_EXIT)) /* how most programs end */
 				continue;
 			in = pc++;
 			goto exit;
-		case BPF_ALU64 | BPF_X | BPF_MOV:
-			*dst = in->offset ? sign_extended(src, in->offset) : src;
-			continue;
 		ALU_APART(ARSH, (int32_t)a >> (b & 31), (int64_t)a >> (b & 63))
 
 		/* 4.2 byte swaps */
-		case BPF_ALU | BPF_K | BPF_END: /* to little-endian */
-			*dst = truncated(*dst, in->imm);
-			continue;
-		case BPF_ALU | BPF_X | BPF_END: /* to big-endian */
-		case BPF_ALU64 | BPF_END:       /* unconditional */
+		case BPF_CODE(BPF_ALU | BPF_END):
+			if (!(in->opcode & BPF_CODE_X)) { /* to little-endian */
+				*dst = truncated(*dst, in->imm);
+				continue;
+			}
+			/* fall through */
+		case BPF_CODE(BPF_ALU64 | BPF_END): /* to big-endian, or unconditional */
 			*dst = swapped(*dst, in->imm);
 			continue;
 
 		/* 4.3 jumps */
-		case BPF_OP_JA:
+		case BPF_CODE(BPF_OP_JA):
 			goto jump;
-		case BPF_OP_JA32:
+		case BPF_CODE(BPF_OP_JA32):
 			CHARGE();
 			pc += in->imm;
 			block = pc;
@@ -471,10 +420,18 @@ interpret(struct bpf_vm *vm, const struct bpf_prog *prog, uint64_t *result)
 		JUMP(JNE, uint32_t, uint64_t, a != b)
 		JUMP(JSGT, int32_t, int64_t, a > b)
 		JUMP(JSGE, int32_t, int64_t, a >= b)
-		case BPF_OP_CALL:
+		case BPF_CODE(BPF_OP_CALL): {
+			const struct bpf_helper *h;
+
 			CHARGE();
 			block = pc;
-			if (BPF_SRC(in) == BPF_CALL_LOCAL) {
+			if (in->opcode & BPF_CODE_X) {
+				h = *dst <= UINT32_MAX ? uio_bpf_helper((uint32_t)*dst) : NULL;
+				if (h == NULL) {
+					vm->fault.helper = (uint32_t)*dst;
+					STOP(BPF_STOP_CALL);
+				}
+			} else if (BPF_SRC(in) == BPF_CALL_LOCAL) {
 				if (depth + 1 == BPF_MAX_FRAMES)
 					STOP(BPF_STOP_DEPTH);
 				frame[depth].ret = pc;
@@ -484,27 +441,15 @@ interpret(struct bpf_vm *vm, const struct bpf_prog *prog, uint64_t *result)
 				pc += in->imm;
 				block = pc;
 				continue;
-			}
-			status = call_helper(vm, &uio_bpf_helpers[in->imm], r);
-			if (status != 0)
-				goto stopped;
-			continue;
-		case BPF_OP_CALLX: {
-			const struct bpf_helper *h;
-
-			CHARGE();
-			block = pc;
-			h = *dst <= UINT32_MAX ? uio_bpf_helper((uint32_t)*dst) : NULL;
-			if (h == NULL) {
-				vm->fault.helper = (uint32_t)*dst;
-				STOP(BPF_STOP_CALL);
+			} else {
+				h = &uio_bpf_helpers[in->imm];
 			}
 			status = call_helper(vm, h, r);
 			if (status != 0)
 				goto stopped;
 			continue;
 		}
-		case BPF_OP_EXIT:
+		case BPF_CODE(BPF_OP_EXIT):
 		exit:
 			CHARGE();
 			if (depth == 0) {
@@ -528,10 +473,10 @@ interpret(struct bpf_vm *vm, const struct bpf_prog *prog, uint64_t *result)
 		STORE(ST, H, uint16_t, in->imm)
 		STORE(ST, B, uint8_t, in->imm)
 		STORE(ST, DW, uint64_t, (int64_t)in->imm)
-		STORE(STX, W, uint32_t, src)
-		STORE(STX, H, uint16_t, src)
-		STORE(STX, B, uint8_t, src)
-		STORE(STX, DW, uint64_t, src)
+		STORE(STX, W, uint32_t, r[BPF_SRC(in)])
+		STORE(STX, H, uint16_t, r[BPF_SRC(in)])
+		STORE(STX, B, uint8_t, r[BPF_SRC(in)])
+		STORE(STX, DW, uint64_t, r[BPF_SRC(in)])
 		LOAD(MEM, W, uint32_t, uint64_t)
 		LOAD(MEM, H, uint16_t, uint64_t)
 		LOAD(MEM, B, uint8_t, uint64_t)
@@ -541,10 +486,23 @@ interpret(struct bpf_vm *vm, const struct bpf_prog *prog, uint64_t *result)
 		LOAD(MEMSX, H, int16_t, int64_t)
 		LOAD(MEMSX, B, int8_t, int64_t)
 			/* 5.3 atomic operations */
-		ATOMIC_CASE(W, 32)
-		ATOMIC_CASE(DW, 64)
+		case BPF_CODE(BPF_STX | BPF_ATOMIC | BPF_W):
+		case BPF_CODE(BPF_STX | BPF_ATOMIC | BPF_DW): {
+			uint64_t addr = *dst + (uint64_t)(int64_t)in->offset;
+			bool wide = in->opcode == BPF_CODE(BPF_STX | BPF_ATOMIC | BPF_DW);
+			uint8_t size = wide ? 8 : 4;
+
+			if (!may(vm, addr, size, BPF_READ | BPF_WRITE))
+				STOP_MEMORY(size, BPF_READ | BPF_WRITE);
+			if (addr % size != 0) {
+				vm->fault.address = addr;
+				STOP(BPF_STOP_ALIGN);
+			}
+			atomic(addr, wide, in->imm, &r[BPF_SRC(in)], &r[0]);
+			continue;
+		}
 		/* 5.4 64-bit immediate; maps have become numbers in uio_bpf_link() */
-		case BPF_OP_LDDW:
+		case BPF_CODE(BPF_OP_LDDW):
 			*dst = (uint32_t)in->imm | (uint64_t)(uint32_t)pc->imm << 32;
 			pc++;
 			continue;

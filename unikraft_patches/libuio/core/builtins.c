@@ -18,25 +18,57 @@ static const struct uio_builtin *const tables[] = {
 
 #define TABLES (sizeof(tables) / sizeof(tables[0]))
 
-const struct uio_builtin *uio_builtin_find(const char *name)
+size_t uio_builtin_name(const struct uio_builtin *b)
 {
-	for (size_t i = 0; i < TABLES; i++)
-		for (const struct uio_builtin *b = tables[i]; b != NULL && b->name != NULL; b++)
-			if (strcmp(b->name, name) == 0)
-				return b;
-	return NULL;
+	return strcspn(b->usage, " ");
+}
+
+const char *uio_builtin_summary(const struct uio_builtin *b)
+{
+	return b->usage + strlen(b->usage) + 1;
 }
 
 void uio_builtin_foreach(void (*fn)(const struct uio_builtin *b, void *arg), void *arg)
 {
 	for (size_t i = 0; i < TABLES; i++)
-		for (const struct uio_builtin *b = tables[i]; b != NULL && b->name != NULL; b++)
+		for (const struct uio_builtin *b = tables[i]; b != NULL && b->usage != NULL; b++)
 			fn(b, arg);
 }
 
-int uio_builtin_usage(struct uio_exec *x, const char *name)
+struct search {
+	const char *name;
+	const struct uio_builtin *found;
+};
+
+static void match(const struct uio_builtin *b, void *arg)
 {
-	const struct uio_builtin *b = uio_builtin_find(name);
+	struct search *s = arg;
+	size_t n = uio_builtin_name(b);
+
+	if (strncmp(b->usage, s->name, n) == 0 && s->name[n] == '\0')
+		s->found = b;
+}
+
+const struct uio_builtin *uio_builtin_find(const char *name)
+{
+	struct search s = {name, NULL};
+
+	uio_builtin_foreach(match, &s);
+	return s.found;
+}
+
+int uio_builtin_run(const struct uio_builtin *b, struct uio_exec *x)
+{
+	int n = x->argc - 1;
+
+	if (n < b->least || (n > b->most && b->most != UIO_BUILTIN_ANY))
+		return uio_builtin_usage(x);
+	return b->run(x, x->argc, x->argv);
+}
+
+int uio_builtin_usage(struct uio_exec *x)
+{
+	const struct uio_builtin *b = uio_builtin_find(x->argv[0]);
 
 	if (b != NULL)
 		uio_exec_error(x, "usage: %s\n", b->usage);
@@ -44,8 +76,8 @@ int uio_builtin_usage(struct uio_exec *x, const char *name)
 }
 
 static const struct {
-	int err;
-	const char *text;
+	uint8_t err;
+	char text[26];
 } errors[] = {
 	{EPERM, "not permitted"},
 	{ENOENT, "no such file or directory"},

@@ -154,7 +154,7 @@ static int run_maps(struct uio_exec *x, int argc, char **argv)
 	int status = 0;
 
 	if (argc < 3)
-		return uio_builtin_usage(x, "bpf");
+		return uio_builtin_usage(x);
 	if (!s)
 		return 1;
 	for (uint32_t i = 0; i < nmaps && status == 0; i++) {
@@ -177,7 +177,7 @@ static int run_detach(struct uio_exec *x, int argc, char **argv)
 	unsigned int number = argc == 3 ? find_number(x, argv[2]) : 0;
 
 	if (argc != 3)
-		return uio_builtin_usage(x, "bpf");
+		return uio_builtin_usage(x);
 	if (number == 0)
 		return 1;
 	uio_exec_cancel(uio_bpf_session_find(number)->x, 15);
@@ -206,11 +206,12 @@ static int run_bpf(struct uio_exec *x, int argc, char **argv)
 		uio_exec_error(x, "bpf: a session is for the host alone\n");
 		return 1;
 	}
-	return uio_builtin_usage(x, "bpf");
+	return uio_builtin_usage(x);
 }
 
 const struct uio_builtin uio_builtins_bpf[] = {
-	{"bpf", "what eBPF programs are loaded and where they are attached",
-	 "bpf [ls | maps SESSION [MAP] | detach SESSION]", run_bpf},
-	{NULL, NULL, NULL, NULL},
+	{"bpf [ls | maps SESSION [MAP] | detach SESSION]\0what eBPF programs are loaded and where "
+	 "they are attached",
+	 run_bpf, 0, UIO_BUILTIN_ANY},
+	{NULL, NULL, 0, 0},
 };

@@ -47,6 +47,17 @@ static int options(int argc, char **argv, const char *allowed, unsigned int *set
 	return i;
 }
 
+/* The arguments from number i on; without any, the one of `instead`. How many. */
+static int arguments(int argc, char ***argv, int i, char **instead)
+{
+	if (i < argc) {
+		*argv += i;
+		return argc - i;
+	}
+	*argv = instead;
+	return 1;
+}
+
 static char *join(const char *dir, const char *name)
 {
 	size_t a = strlen(dir), b = strlen(name);
@@ -153,21 +164,6 @@ static int read_entries(const char *path, struct entries *e)
 
 /* ---- ls ---- */
 
-static void print_date(struct uio_exec *x, uint64_t ns)
-{
-	/* Days to a date of the civil calendar, March being a year's first month. */
-	uint64_t seconds = ns / 1000000000u, days = seconds / 86400 + 719468;
-	uint64_t era = days / 146097, doe = days % 146097;
-	uint64_t yoe = (doe - doe / 1460 + doe / 36524 - doe / 146096) / 365;
-	uint64_t doy = doe - (365 * yoe + yoe / 4 - yoe / 100), mp = (5 * doy + 2) / 153;
-	unsigned int month = (unsigned int)(mp < 10 ? mp + 3 : mp - 9);
-
-	uio_exec_printf(x, "%04u-%02u-%02u %02u:%02u",
-			(unsigned int)(yoe + era * 400 + (month <= 2)), month,
-			(unsigned int)(doy - (153 * mp + 2) / 5 + 1),
-			(unsigned int)(seconds / 3600 % 24), (unsigned int)(seconds / 60 % 60));
-}
-
 static int print_long(struct uio_exec *x, const char *path, const char *name)
 {
 	struct uio_stat st;
@@ -181,10 +177,18 @@ static int print_long(struct uio_exec *x, const char *path, const char *name)
 	for (int i = 0; i < 9; i++)
 		if (!(st.mode & 0400u >> i))
 			mode[1 + i] = '-';
-	uio_exec_printf(x, "%s %3u %10llu ", mode, (unsigned int)st.nlink,
-			(unsigned long long)st.size);
-	print_date(x, st.mtime_ns);
-	uio_exec_printf(x, " %s\n", name);
+	/* Days to a date of the civil calendar, March being a year's first month. */
+	uint64_t seconds = st.mtime_ns / 1000000000u, days = seconds / 86400 + 719468;
+	unsigned int era = (unsigned int)(days / 146097), doe = (unsigned int)(days % 146097);
+	unsigned int yoe = (doe - doe / 1460 + doe / 36524 - doe / 146096) / 365;
+	unsigned int doy = doe - (365 * yoe + yoe / 4 - yoe / 100), mp = (5 * doy + 2) / 153;
+	unsigned int month = mp < 10 ? mp + 3 : mp - 9;
+	unsigned int minutes = (unsigned int)(seconds % 86400) / 60;
+
+	uio_exec_printf(x, "%s %3u %10llu %04u-%02u-%02u %02u:%02u %s\n", mode,
+			(unsigned int)st.nlink, (unsigned long long)st.size,
+			yoe + era * 400 + (month <= 2), month, doy - (153 * mp + 2) / 5 + 1,
+			minutes / 60, minutes % 60, name);
 	return 0;
 }
 
@@ -210,27 +214,26 @@ static int list_dir(struct uio_exec *x, const char *path, bool details)
 static int run_ls(struct uio_exec *x, int argc, char **argv)
 {
 	static char root[] = "/";
-	char *only_root[] = {root};
+	static char *only_root[] = {root};
 	unsigned int set;
 	int i = options(argc, argv, "l", &set), status = 0;
 
 	if (i < 0)
-		return uio_builtin_usage(x, "ls");
-	char **paths = i < argc ? argv + i : only_root;
-	int n = i < argc ? argc - i : 1;
+		return uio_builtin_usage(x);
+	int n = arguments(argc, &argv, i, only_root);
 	for (int k = 0; k < n && !uio_exec_stopping(x); k++) {
 		struct uio_stat st;
-		int err = uio_file_stat(paths[k], &st);
+		int err = uio_file_stat(argv[k], &st);
 		if (err < 0) {
-			status = fail(x, paths[k], err);
+			status = fail(x, argv[k], err);
 		} else if ((st.mode & MODE_TYPE) == MODE_DIR) {
 			if (n > 1)
-				uio_exec_printf(x, "%s%s:\n", k > 0 ? "\n" : "", paths[k]);
-			status |= list_dir(x, paths[k], set & 1);
+				uio_exec_printf(x, "%s%s:\n", k > 0 ? "\n" : "", argv[k]);
+			status |= list_dir(x, argv[k], set & 1);
 		} else if (set & 1) {
-			status |= print_long(x, paths[k], paths[k]);
+			status |= print_long(x, argv[k], argv[k]);
 		} else {
-			uio_exec_printf(x, "%s\n", paths[k]);
+			uio_exec_printf(x, "%s\n", argv[k]);
 		}
 	}
 	return status;
@@ -248,57 +251,75 @@ static void *copy_buffer(size_t *size)
 	return NULL;
 }
 
-/* From a file, or standard input if it is NULL, to a file, or standard output. */
-static int copy(struct uio_exec *x, struct uio_file *from, struct uio_file *to)
+/* What becomes of the bytes of an input: negative ends it. */
+typedef ssize_t take_fn(struct uio_exec *x, void *arg, const uint8_t *buf, size_t len);
+
+/* At most `left` bytes from a file, or from standard input if it is NULL. */
+static int pass(struct uio_exec *x, struct uio_file *from, uint64_t left, take_fn *take, void *arg)
 {
 	size_t size;
-	char *buf = copy_buffer(&size);
+	uint8_t *buf = copy_buffer(&size);
 	ssize_t n = buf != NULL ? 1 : -ENOMEM;
 
-	while (n > 0) {
+	while (n > 0 && left > 0) {
+		if (size > left)
+			size = (size_t)left;
 		n = from != NULL ? uio_file_read(from, buf, size) : uio_exec_read(x, buf, size);
-		if (n > 0 && uio_exec_stopping(x))
-			n = -EINTR;
-		if (n <= 0)
-			break;
-		if (to == NULL) {
-			n = uio_exec_write(x, 1, buf, (size_t)n);
-			continue;
-		}
-		for (ssize_t at = 0, w; at < n; at += w) {
-			w = uio_file_write(to, buf + at, (size_t)(n - at));
-			if (w == 0)
-				w = -EIO;
-			if (w < 0) {
-				n = w;
-				break;
-			}
+		if (n > 0) {
+			left -= (uint64_t)n;
+			n = uio_exec_stopping(x) ? -EINTR : take(x, arg, buf, (size_t)n);
 		}
 	}
 	uio_port_free(buf);
-	return (int)n;
+	return n < 0 ? (int)n : 0;
 }
+
+/* The same from a path; `-` is standard input. */
+static int pass_path(struct uio_exec *x, const char *path, uint64_t left, take_fn *take, void *arg)
+{
+	struct uio_file *f = NULL;
+	int err = 0;
+
+	if (strcmp(path, "-") != 0)
+		err = uio_file_open(&f, path, O_RDONLY, 0);
+	if (err >= 0)
+		err = pass(x, f, left, take, arg);
+	if (f != NULL)
+		uio_file_close(f);
+	return err;
+}
+
+static ssize_t take_out(struct uio_exec *x, void *arg, const uint8_t *buf, size_t len)
+{
+	(void)arg;
+	return uio_exec_write(x, 1, buf, len);
+}
+
+static ssize_t take_into_file(struct uio_exec *x, void *arg, const uint8_t *buf, size_t len)
+{
+	(void)x;
+	for (size_t at = 0; at < len;) {
+		ssize_t n = uio_file_write(arg, buf + at, len - at);
+		if (n <= 0)
+			return n < 0 ? n : -EIO;
+		at += (size_t)n;
+	}
+	return (ssize_t)len;
+}
+
+static char dash[] = "-";
+static char *only_input[] = {dash};
 
 static int run_cat(struct uio_exec *x, int argc, char **argv)
 {
-	static char input[] = "-";
-	char *only_input[] = {input};
-	char **paths = argc > 1 ? argv + 1 : only_input;
-	int n = argc > 1 ? argc - 1 : 1, status = 0;
+	int n = arguments(argc, &argv, 1, only_input), status = 0;
 
 	for (int i = 0; i < n && !uio_exec_stopping(x); i++) {
-		struct uio_file *f = NULL;
-		int err = 0;
-		if (strcmp(paths[i], "-") != 0)
-			err = uio_file_open(&f, paths[i], O_RDONLY, 0);
-		if (err >= 0)
-			err = copy(x, f, NULL);
-		if (f != NULL)
-			uio_file_close(f);
+		int err = pass_path(x, argv[i], UINT64_MAX, take_out, NULL);
 		if (err == -EPIPE)
 			return 1;
 		if (err < 0)
-			status = fail(x, paths[i], err);
+			status = fail(x, argv[i], err);
 	}
 	return status;
 }
@@ -322,7 +343,7 @@ static int copy_file(struct uio_exec *x, const char *from, const char *to)
 		err = uio_file_open(&out, to, O_WRONLY | O_CREAT | O_TRUNC, st.mode & 0777);
 	}
 	if (err >= 0)
-		err = copy(x, in, out);
+		err = pass(x, in, UINT64_MAX, take_into_file, out);
 	if (in != NULL)
 		uio_file_close(in);
 	if (out != NULL) {
@@ -348,21 +369,26 @@ static char *destination(const char *from, const char *to)
 	return is_dir(to) ? join(to, base_name(from)) : join("", to);
 }
 
-static int run_cp(struct uio_exec *x, int argc, char **argv)
+/* cp and mv: each to the last, which is a directory if they are many. */
+static int run_each(struct uio_exec *x, int argc, char **argv,
+		    int (*one)(struct uio_exec *x, const char *from, const char *to))
 {
 	int status = 0;
 
-	if (argc < 3)
-		return uio_builtin_usage(x, "cp");
 	const char *to = argv[argc - 1];
 	if (argc > 3 && !is_dir(to))
 		return fail(x, to, -ENOTDIR);
 	for (int i = 1; i < argc - 1 && !uio_exec_stopping(x); i++) {
 		char *path = destination(argv[i], to);
-		status |= path != NULL ? copy_file(x, argv[i], path) : fail(x, to, -ENOMEM);
+		status |= path != NULL ? one(x, argv[i], path) : fail(x, to, -ENOMEM);
 		uio_port_free(path);
 	}
 	return status;
+}
+
+static int run_cp(struct uio_exec *x, int argc, char **argv)
+{
+	return run_each(x, argc, argv, copy_file);
 }
 
 /* ---- rm, mkdir, mv, df ---- */
@@ -401,7 +427,7 @@ static int run_rm(struct uio_exec *x, int argc, char **argv)
 	int i = options(argc, argv, "rf", &set), status = 0;
 
 	if (i < 0 || i >= argc)
-		return uio_builtin_usage(x, "rm");
+		return uio_builtin_usage(x);
 	for (; i < argc && !uio_exec_stopping(x); i++) {
 		int err = remove_path(x, argv[i], set & 1, 0);
 		if (err < 0 && !(err == -ENOENT && set & 2))
@@ -437,7 +463,7 @@ static int run_mkdir(struct uio_exec *x, int argc, char **argv)
 	int i = options(argc, argv, "p", &set), status = 0;
 
 	if (i < 0 || i >= argc)
-		return uio_builtin_usage(x, "mkdir");
+		return uio_builtin_usage(x);
 	for (; i < argc; i++) {
 		int err = set & 1 ? make_parents(argv[i]) : uio_file_mkdir(argv[i], 0755);
 		if (err < 0)
@@ -460,182 +486,141 @@ static int move(struct uio_exec *x, const char *from, const char *to)
 
 static int run_mv(struct uio_exec *x, int argc, char **argv)
 {
-	int status = 0;
-
-	if (argc < 3)
-		return uio_builtin_usage(x, "mv");
-	const char *to = argv[argc - 1];
-	if (argc > 3 && !is_dir(to))
-		return fail(x, to, -ENOTDIR);
-	for (int i = 1; i < argc - 1 && !uio_exec_stopping(x); i++) {
-		char *path = destination(argv[i], to);
-		status |= path != NULL ? move(x, argv[i], path) : fail(x, to, -ENOMEM);
-		uio_port_free(path);
-	}
-	return status;
+	return run_each(x, argc, argv, move);
 }
 
 static int run_df(struct uio_exec *x, int argc, char **argv)
 {
 	static char host[] = "/host";
-	char *only_host[] = {host};
-	char **paths = argc > 1 ? argv + 1 : only_host;
-	int n = argc > 1 ? argc - 1 : 1, status = 0;
+	static char *only_host[] = {host};
+	int n = arguments(argc, &argv, 1, only_host), status = 0;
 
 	uio_exec_printf(x, "%12s %12s %5s  %s\n", "KiB", "available", "used", "path");
 	for (int i = 0; i < n; i++) {
 		uint64_t total, available;
-		int err = uio_file_space(paths[i], &total, &available);
+		int err = uio_file_space(argv[i], &total, &available);
 		if (err < 0) {
-			status = fail(x, paths[i], err);
+			status = fail(x, argv[i], err);
 			continue;
 		}
 		uint64_t used = total > available ? total - available : 0;
 		uio_exec_printf(
 			x, "%12llu %12llu %4llu%%  %s\n", (unsigned long long)(total / 1024),
 			(unsigned long long)(available / 1024),
-			(unsigned long long)(total >= 100 ? used / (total / 100) : 0), paths[i]);
+			(unsigned long long)(total >= 100 ? used / (total / 100) : 0), argv[i]);
 	}
 	return status;
 }
 
 /* ---- hexdump ---- */
 
-static void dump_line(struct uio_exec *x, uint64_t offset, const unsigned char *p, size_t len)
+#define DUMP_WIDTH 16u
+
+struct dump {
+	uint64_t offset;
+	size_t have;
+	uint8_t line[DUMP_WIDTH];
+};
+
+static void dump_line(struct uio_exec *x, struct dump *d)
 {
 	static const char digits[] = "0123456789abcdef";
-	char line[80];
-	int at = snprintf(line, sizeof(line), "%08llx ", (unsigned long long)offset);
+	char hex[3 * DUMP_WIDTH + 2], text[DUMP_WIDTH + 1], *at = hex;
+	size_t i;
 
-	for (size_t i = 0; i < 16; i++) {
-		line[at++] = ' ';
-		if (i == 8)
-			line[at++] = ' ';
-		line[at++] = i < len ? digits[p[i] >> 4] : ' ';
-		line[at++] = i < len ? digits[p[i] & 15] : ' ';
+	for (i = 0; i < DUMP_WIDTH; i++) {
+		bool there = i < d->have;
+		uint8_t c = d->line[i];
+
+		*at++ = ' ';
+		if (i == DUMP_WIDTH / 2)
+			*at++ = ' ';
+		*at++ = there ? digits[c >> 4] : ' ';
+		*at++ = there ? digits[c & 15] : ' ';
+		text[i] = c >= 0x20 && c < 0x7f ? (char)c : '.';
 	}
-	line[at++] = ' ';
-	line[at++] = ' ';
-	line[at++] = '|';
-	for (size_t i = 0; i < len; i++)
-		line[at++] = p[i] >= 0x20 && p[i] < 0x7f ? (char)p[i] : '.';
-	line[at] = '\0';
-	uio_exec_printf(x, "%s|\n", line);
+	*at = '\0';
+	text[d->have] = '\0';
+	uio_exec_printf(x, "%08llx %s  |%s|\n", (unsigned long long)d->offset, hex, text);
+	d->offset += d->have;
+	d->have = 0;
+}
+
+static ssize_t take_dump(struct uio_exec *x, void *arg, const uint8_t *buf, size_t len)
+{
+	struct dump *d = arg;
+
+	for (size_t i = 0; i < len && !uio_exec_stopping(x); i++) {
+		d->line[d->have++] = buf[i];
+		if (d->have == DUMP_WIDTH)
+			dump_line(x, d);
+	}
+	return (ssize_t)len;
 }
 
 static int run_hexdump(struct uio_exec *x, int argc, char **argv)
 {
-	uint64_t left = UINT64_MAX, offset = 0;
-	struct uio_file *f = NULL;
-	unsigned char line[16];
-	size_t have = 0;
+	uint64_t left = UINT64_MAX;
+	struct dump d = {0};
 	int i = 1;
 
-	if (i + 1 < argc && strcmp(argv[i], "-n") == 0) {
+	if (argc > 2 && strcmp(argv[1], "-n") == 0) {
 		char *end;
-		left = strtoull(argv[i + 1], &end, 0);
-		if (*end != '\0' || end == argv[i + 1])
-			return uio_builtin_usage(x, "hexdump");
-		i += 2;
+		left = strtoull(argv[2], &end, 0);
+		if (*end != '\0' || end == argv[2])
+			return uio_builtin_usage(x);
+		i = 3;
 	}
-	if (argc > i + 1)
-		return uio_builtin_usage(x, "hexdump");
-	const char *path = i < argc ? argv[i] : "-";
-	if (strcmp(path, "-") != 0) {
-		int err = uio_file_open(&f, path, O_RDONLY, 0);
-		if (err < 0)
-			return fail(x, path, err);
-	}
-	ssize_t n = 0;
-	size_t size;
-	unsigned char *buf = copy_buffer(&size);
-	if (buf == NULL)
-		n = -ENOMEM;
-	while (n >= 0 && left > 0) {
-		size_t want = size < left ? size : (size_t)left;
-		n = f != NULL ? uio_file_read(f, buf, want) : uio_exec_read(x, buf, want);
-		if (n > 0 && uio_exec_stopping(x))
-			n = -EINTR;
-		if (n <= 0)
-			break;
-		left -= (uint64_t)n;
-		for (ssize_t k = 0; k < n && !uio_exec_stopping(x); k++) {
-			line[have++] = buf[k];
-			if (have == sizeof(line)) {
-				dump_line(x, offset, line, have);
-				offset += have;
-				have = 0;
-			}
-		}
-	}
-	if (have > 0)
-		dump_line(x, offset, line, have);
-	uio_port_free(buf);
-	if (f != NULL)
-		uio_file_close(f);
-	return n < 0 ? fail(x, path, (int)n) : 0;
+	if (arguments(argc, &argv, i, only_input) > 1)
+		return uio_builtin_usage(x);
+	int err = pass_path(x, argv[0], left, take_dump, &d);
+	if (d.have > 0)
+		dump_line(x, &d);
+	return err < 0 ? fail(x, argv[0], err) : 0;
 }
 
 /* ---- sha256sum ---- */
 
-static int digest_file(struct uio_exec *x, struct uio_file *f, uint8_t digest[UIO_SHA256_SIZE])
+static ssize_t take_digest(struct uio_exec *x, void *arg, const uint8_t *buf, size_t len)
 {
-	struct uio_sha256 h;
-	size_t size;
-	char *buf = copy_buffer(&size);
-	ssize_t n = buf != NULL ? 1 : -ENOMEM;
-
-	uio_sha256_begin(&h);
-	while (n > 0) {
-		n = f != NULL ? uio_file_read(f, buf, size) : uio_exec_read(x, buf, size);
-		if (n > 0)
-			uio_sha256_add(&h, buf, (size_t)n);
-		if (uio_exec_stopping(x))
-			n = -EINTR;
-	}
-	uio_port_free(buf);
-	uio_sha256_end(&h, digest);
-	return (int)n;
+	(void)x;
+	uio_sha256_add(arg, buf, len);
+	return (ssize_t)len;
 }
 
 static int run_sha256sum(struct uio_exec *x, int argc, char **argv)
 {
-	static char input[] = "-";
-	char *only_input[] = {input};
-	char **paths = argc > 1 ? argv + 1 : only_input;
-	int n = argc > 1 ? argc - 1 : 1, status = 0;
+	int n = arguments(argc, &argv, 1, only_input), status = 0;
 
 	for (int i = 0; i < n && !uio_exec_stopping(x); i++) {
-		struct uio_file *f = NULL;
 		uint8_t digest[UIO_SHA256_SIZE];
-		int err = 0;
-		if (strcmp(paths[i], "-") != 0)
-			err = uio_file_open(&f, paths[i], O_RDONLY, 0);
-		if (err >= 0)
-			err = digest_file(x, f, digest);
-		if (f != NULL)
-			uio_file_close(f);
+		struct uio_sha256 h;
+
+		uio_sha256_begin(&h);
+		int err = pass_path(x, argv[i], UINT64_MAX, take_digest, &h);
 		if (err < 0) {
-			status = fail(x, paths[i], err);
+			status = fail(x, argv[i], err);
 			continue;
 		}
+		uio_sha256_end(&h, digest);
 		for (unsigned int k = 0; k < sizeof(digest); k++)
 			uio_exec_printf(x, "%02x", digest[k]);
-		uio_exec_printf(x, "  %s\n", paths[i]);
+		uio_exec_printf(x, "  %s\n", argv[i]);
 	}
 	return status;
 }
 
 const struct uio_builtin uio_builtins_file[] = {
-	{"ls", "list files", "ls [-l] [PATH...]", run_ls},
-	{"cat", "print files, or standard input", "cat [PATH|-]...", run_cat},
-	{"cp", "copy files; - is standard input", "cp FROM... TO", run_cp},
-	{"mv", "rename files", "mv FROM... TO", run_mv},
-	{"rm", "remove files, with -r whole directories", "rm [-rf] PATH...", run_rm},
-	{"mkdir", "make directories, with -p their parents too", "mkdir [-p] PATH...", run_mkdir},
-	{"df", "show how full file systems are", "df [PATH...]", run_df},
-	{"sha256sum", "print SHA-256 digests of files, or of standard input",
-	 "sha256sum [PATH|-]...", run_sha256sum},
-	{"hexdump", "print bytes in hexadecimal", "hexdump [-n BYTES] [PATH]", run_hexdump},
-	{NULL, NULL, NULL, NULL},
+	{"ls [-l] [PATH...]\0list files", run_ls, 0, UIO_BUILTIN_ANY},
+	{"cat [PATH|-]...\0print files, or standard input", run_cat, 0, UIO_BUILTIN_ANY},
+	{"cp FROM... TO\0copy files; - is standard input", run_cp, 2, UIO_BUILTIN_ANY},
+	{"mv FROM... TO\0rename files", run_mv, 2, UIO_BUILTIN_ANY},
+	{"rm [-rf] PATH...\0remove files, with -r whole directories", run_rm, 1, UIO_BUILTIN_ANY},
+	{"mkdir [-p] PATH...\0make directories, with -p their parents too", run_mkdir, 1,
+	 UIO_BUILTIN_ANY},
+	{"df [PATH...]\0show how full file systems are", run_df, 0, UIO_BUILTIN_ANY},
+	{"sha256sum [PATH|-]...\0print SHA-256 digests of files, or of standard input",
+	 run_sha256sum, 0, UIO_BUILTIN_ANY},
+	{"hexdump [-n BYTES] [PATH]\0print bytes in hexadecimal", run_hexdump, 0, 3},
+	{NULL, NULL, 0, 0},
 };

@@ -13,8 +13,6 @@ static int run_run(struct uio_exec *x, int argc, char **argv)
 {
 	struct uio_overlay *o;
 
-	if (argc < 2)
-		return uio_builtin_usage(x, "run");
 	x->argc = argc - 1;
 	x->argv = argv + 1;
 	if (uio_overlay_pull(x, argv[1], &o) < 0) {
@@ -26,8 +24,6 @@ static int run_run(struct uio_exec *x, int argc, char **argv)
 
 static int run_load(struct uio_exec *x, int argc, char **argv)
 {
-	if (argc < 2)
-		return uio_builtin_usage(x, "load");
 	for (int i = 1; i < argc; i++) {
 		struct uio_overlay *o;
 		if (uio_overlay_pull(x, argv[i], &o) < 0) {
@@ -73,8 +69,6 @@ static int run_unload(struct uio_exec *x, int argc, char **argv)
 {
 	int status = 0;
 
-	if (argc < 2)
-		return uio_builtin_usage(x, "unload");
 	for (int i = 1; i < argc; i++) {
 		struct search s = {.name = argv[i]};
 		int err =
@@ -103,9 +97,7 @@ static int print_row(struct uio_overlay *o, void *arg)
 
 static int run_overlays(struct uio_exec *x, int argc, char **argv)
 {
-	(void)argv;
-	if (argc > 1)
-		return uio_builtin_usage(x, "overlays");
+	(void)argc, (void)argv;
 	uio_exec_printf(x, "%-20s %-16s %8s %-10s %5s %s\n", "overlay", "hash", "memory", "address",
 			"uses", "state");
 	uio_overlay_foreach(print_row, x);
@@ -113,9 +105,9 @@ static int run_overlays(struct uio_exec *x, int argc, char **argv)
 }
 
 const struct uio_builtin uio_builtins_overlay[] = {
-	{"run", "run an overlay of /bin", "run NAME [ARGUMENT...]", run_run},
-	{"load", "load overlays of /bin without running them", "load NAME...", run_load},
-	{"unload", "unload overlays", "unload NAME|HASH...", run_unload},
-	{"overlays", "list resident overlays", "overlays", run_overlays},
-	{NULL, NULL, NULL, NULL},
+	{"run NAME [ARGUMENT...]\0run an overlay of /bin", run_run, 1, UIO_BUILTIN_ANY},
+	{"load NAME...\0load overlays of /bin without running them", run_load, 1, UIO_BUILTIN_ANY},
+	{"unload NAME|HASH...\0unload overlays", run_unload, 1, UIO_BUILTIN_ANY},
+	{"overlays\0list resident overlays", run_overlays, 0, 0},
+	{NULL, NULL, 0, 0},
 };

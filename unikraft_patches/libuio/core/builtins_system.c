@@ -17,7 +17,8 @@
 
 static void print_summary(const struct uio_builtin *b, void *arg)
 {
-	uio_exec_printf(arg, "  %-10s %s\n", b->name, b->summary);
+	uio_exec_printf(arg, "  %-10.*s %s\n", (int)uio_builtin_name(b), b->usage,
+			uio_builtin_summary(b));
 }
 
 static int run_help(struct uio_exec *x, int argc, char **argv)
@@ -38,7 +39,8 @@ static int run_help(struct uio_exec *x, int argc, char **argv)
 	for (int i = 1; i < argc; i++) {
 		const struct uio_builtin *b = uio_builtin_find(argv[i]);
 		if (b != NULL) {
-			uio_exec_printf(x, "%s: %s\nusage: %s\n", b->name, b->summary, b->usage);
+			uio_exec_printf(x, "%s: %s\nusage: %s\n", argv[i], uio_builtin_summary(b),
+					b->usage);
 		} else {
 			uio_exec_error(x, "help: %s: no builtin command\n", argv[i]);
 			status = 1;
@@ -73,7 +75,7 @@ static int run_false(struct uio_exec *x, int argc, char **argv)
 
 /* ---- kill ---- */
 
-static const char *const signals[] = {
+static const char signals[][7] = {
 	[1] = "HUP",     [2] = "INT",   [3] = "QUIT",   [4] = "ILL",   [5] = "TRAP",
 	[6] = "ABRT",    [7] = "BUS",   [8] = "FPE",    [9] = "KILL",  [10] = "USR1",
 	[11] = "SEGV",   [12] = "USR2", [13] = "PIPE",  [14] = "ALRM", [15] = "TERM",
@@ -179,7 +181,7 @@ static int run_kill(struct uio_exec *x, int argc, char **argv)
 		char *end;
 		struct target t = {(unsigned int)strtoul(argv[i], &end, 10), sig};
 		if (*end != '\0' || end == argv[i])
-			return uio_builtin_usage(x, "kill");
+			return uio_builtin_usage(x);
 		if (uio_exec_foreach(cancel_target, &t) == 0) {
 			uio_exec_error(x, "kill: %s: no such command; `ps` lists them\n", argv[i]);
 			status = 1;
@@ -232,9 +234,7 @@ static int run_ps(struct uio_exec *x, int argc, char **argv)
 {
 	size_t sums[2] = {0, 0};
 
-	(void)argv;
-	if (argc > 1)
-		return uio_builtin_usage(x, "ps");
+	(void)argc, (void)argv;
 	uio_exec_printf(x, "%4s  S  %14s %8s  %s\n", "id", "cpu s", "stack", "thread");
 	uio_port_thread_foreach(print_thread, x);
 	uio_exec_printf(x, "\n%7s  %12s  %-8s  %s\n", "number", "time s", "from", "command");
@@ -262,9 +262,7 @@ static int run_mem(struct uio_exec *x, int argc, char **argv)
 	size_t total, available, sums[2] = {0, 0};
 	struct uio_image image;
 
-	(void)argv;
-	if (argc > 1)
-		return uio_builtin_usage(x, "mem");
+	(void)argc, (void)argv;
 	uio_port_meminfo(&total, &available);
 	uio_port_image(&image);
 	uio_overlay_foreach(count_overlay, sums);
@@ -293,8 +291,6 @@ static int run_sym(struct uio_exec *x, int argc, char **argv)
 	static const uint8_t no_overlay[32];
 	int status = 0;
 
-	if (argc < 2)
-		return uio_builtin_usage(x, "sym");
 	unsigned int n = (unsigned int)argc - 1;
 	struct uio_symbol *found = uio_port_alloc(n * sizeof(*found));
 	int err = found == NULL
@@ -326,9 +322,7 @@ static void print_log(void *arg, const char *text, size_t len)
 
 static int run_dmesg(struct uio_exec *x, int argc, char **argv)
 {
-	(void)argv;
-	if (argc > 1)
-		return uio_builtin_usage(x, "dmesg");
+	(void)argc, (void)argv;
 	uio_log_read(print_log, x);
 	return 0;
 }
@@ -337,9 +331,7 @@ static int run_uptime(struct uio_exec *x, int argc, char **argv)
 {
 	uint64_t ms = uio_port_ns() / 1000000u, s = ms / 1000;
 
-	(void)argv;
-	if (argc > 1)
-		return uio_builtin_usage(x, "uptime");
+	(void)argc, (void)argv;
 	uio_exec_printf(x, "up %llu.%03llu s (%llu days, %02llu:%02llu:%02llu)\n",
 			(unsigned long long)s, (unsigned long long)(ms % 1000),
 			(unsigned long long)(s / 86400), (unsigned long long)(s / 3600 % 24),
@@ -371,8 +363,9 @@ static int run_sleep(struct uio_exec *x, int argc, char **argv)
 {
 	uint64_t ns;
 
-	if (argc != 2 || !parse_seconds(argv[1], &ns))
-		return uio_builtin_usage(x, "sleep");
+	(void)argc;
+	if (!parse_seconds(argv[1], &ns))
+		return uio_builtin_usage(x);
 	uint64_t end = uio_port_ns() + ns;
 	for (uint64_t now; !uio_exec_stopping(x) && (now = uio_port_ns()) < end;)
 		uio_port_event_wait(&x->wake, end - now);
@@ -380,17 +373,18 @@ static int run_sleep(struct uio_exec *x, int argc, char **argv)
 }
 
 const struct uio_builtin uio_builtins_system[] = {
-	{"help", "list commands, or tell about one", "help [NAME...]", run_help},
-	{"echo", "print its arguments", "echo [-n] [TEXT...]", run_echo},
-	{"kill", "send a signal to the application, or end a command",
-	 "kill [-SIGNAL] [COMMAND...] | kill -l [SIGNAL...]", run_kill},
-	{"ps", "show threads, commands and overlays", "ps", run_ps},
-	{"mem", "show memory", "mem", run_mem},
-	{"sym", "look up symbols of the kernel, by the host", "sym NAME...", run_sym},
-	{"dmesg", "print libuio's log", "dmesg", run_dmesg},
-	{"uptime", "show how long the guest runs", "uptime", run_uptime},
-	{"sleep", "wait", "sleep SECONDS", run_sleep},
-	{"true", "succeed", "true", run_true},
-	{"false", "fail", "false", run_false},
-	{NULL, NULL, NULL, NULL},
+	{"help [NAME...]\0list commands, or tell about one", run_help, 0, UIO_BUILTIN_ANY},
+	{"echo [-n] [TEXT...]\0print its arguments", run_echo, 0, UIO_BUILTIN_ANY},
+	{"kill [-SIGNAL] [COMMAND...] | kill -l [SIGNAL...]\0send a signal to the application, or "
+	 "end a command",
+	 run_kill, 0, UIO_BUILTIN_ANY},
+	{"ps\0show threads, commands and overlays", run_ps, 0, 0},
+	{"mem\0show memory", run_mem, 0, 0},
+	{"sym NAME...\0look up symbols of the kernel, by the host", run_sym, 1, UIO_BUILTIN_ANY},
+	{"dmesg\0print libuio's log", run_dmesg, 0, 0},
+	{"uptime\0show how long the guest runs", run_uptime, 0, 0},
+	{"sleep SECONDS\0wait", run_sleep, 1, 1},
+	{"true\0succeed", run_true, 0, UIO_BUILTIN_ANY},
+	{"false\0fail", run_false, 0, UIO_BUILTIN_ANY},
+	{NULL, NULL, 0, 0},
 };

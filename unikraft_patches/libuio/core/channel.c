@@ -289,28 +289,26 @@ static bool frame_reset(const struct uio_frame *f, uint8_t *payload)
 
 struct kind {
 	uint8_t type;
-	const char *name;
-	uint32_t min, max; /* of the payload */
+	uint8_t min; /* bytes of payload */
+	uint32_t max;
 	bool (*whole)(const struct uio_frame *f, uint8_t *payload);
 	bool (*begin)(const struct uio_frame *f);
 	void (*bytes)(const struct uio_frame *f, const uint8_t *bytes, size_t len);
 };
 
 static const struct kind kinds[] = {
-	{UIO_FRAME_SYNC, "SYNC", SYNC_SIZE, SYNC_SIZE, frame_sync, NULL, NULL},
-	{UIO_FRAME_PING, "PING", 0, UIO_FRAME_MAX, frame_ping, NULL, NULL},
-	{UIO_FRAME_RESET, "RESET", 0, UIO_FRAME_MAX, frame_reset, NULL, NULL},
-	{UIO_FRAME_EXEC, "EXEC", 52, UIO_FRAME_MAX, uio_frame_exec, NULL, NULL},
-	{UIO_FRAME_IMAGE, "IMAGE", 1, UIO_FRAME_MAX, NULL, uio_frame_image_begin,
-	 uio_frame_image_bytes},
-	{UIO_FRAME_CANCEL, "CANCEL", 0, 0, uio_frame_cancel, NULL, NULL},
-	{UIO_FRAME_WINSIZE, "WINSIZE", 0, 0, uio_frame_winsize, NULL, NULL},
-	{UIO_FRAME_DATA, "DATA", 0, UIO_FRAME_MAX, NULL, uio_frame_data_begin,
-	 uio_frame_data_bytes},
-	{UIO_FRAME_CREDIT, "CREDIT", 4, 4, uio_frame_credit, NULL, NULL},
-	{UIO_FRAME_SYMR, "SYMR", 0, UIO_FRAME_MAX, uio_frame_symr, NULL, NULL},
-	{UIO_FRAME_LISTQ, "LISTQ", 0, 0, uio_frame_listq, NULL, NULL},
-	{UIO_FRAME_UNLOAD, "UNLOAD", 32, 32, uio_frame_unload, NULL, NULL},
+	{UIO_FRAME_SYNC, SYNC_SIZE, SYNC_SIZE, frame_sync, NULL, NULL},
+	{UIO_FRAME_PING, 0, UIO_FRAME_MAX, frame_ping, NULL, NULL},
+	{UIO_FRAME_RESET, 0, UIO_FRAME_MAX, frame_reset, NULL, NULL},
+	{UIO_FRAME_EXEC, 52, UIO_FRAME_MAX, uio_frame_exec, NULL, NULL},
+	{UIO_FRAME_IMAGE, 1, UIO_FRAME_MAX, NULL, uio_frame_image_begin, uio_frame_image_bytes},
+	{UIO_FRAME_CANCEL, 0, 0, uio_frame_cancel, NULL, NULL},
+	{UIO_FRAME_WINSIZE, 0, 0, uio_frame_winsize, NULL, NULL},
+	{UIO_FRAME_DATA, 0, UIO_FRAME_MAX, NULL, uio_frame_data_begin, uio_frame_data_bytes},
+	{UIO_FRAME_CREDIT, 4, 4, uio_frame_credit, NULL, NULL},
+	{UIO_FRAME_SYMR, 0, UIO_FRAME_MAX, uio_frame_symr, NULL, NULL},
+	{UIO_FRAME_LISTQ, 0, 0, uio_frame_listq, NULL, NULL},
+	{UIO_FRAME_UNLOAD, 32, 32, uio_frame_unload, NULL, NULL},
 };
 
 static const struct kind *find_kind(uint8_t type)

@@ -18,7 +18,7 @@ static void count_builtin(const struct uio_builtin *b, void *arg)
 
 static void put_builtin(const struct uio_builtin *b, void *arg)
 {
-	uio_put_string(arg, b->name, strlen(b->name));
+	uio_put_string(arg, b->usage, uio_builtin_name(b));
 }
 
 void uio_channel_hello(uint64_t nonce, uint64_t features)

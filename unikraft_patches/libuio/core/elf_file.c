@@ -16,19 +16,19 @@
 #define SECTION_SIZE_MAX (256u * 1024 * 1024)
 
 static const struct {
-	uint32_t type;
+	uint8_t type;
 	struct elf_reloc how;
 } relocs[] = {
-	{R_NONE, {"R_X86_64_NONE", 0, false, false, false}},
-	{R_64, {"R_X86_64_64", 8, false, false, false}},
-	{R_PC32, {"R_X86_64_PC32", 4, false, true, true}},
-	{R_PLT32, {"R_X86_64_PLT32", 4, false, true, true}},
-	{R_GOTPCREL, {"R_X86_64_GOTPCREL", 4, true, true, true}},
-	{R_32, {"R_X86_64_32", 4, false, false, false}},
-	{R_32S, {"R_X86_64_32S", 4, false, false, true}},
-	{R_PC64, {"R_X86_64_PC64", 8, false, true, false}},
-	{R_GOTPCRELX, {"R_X86_64_GOTPCRELX", 4, true, true, true}},
-	{R_REX_GOTPCRELX, {"R_X86_64_REX_GOTPCRELX", 4, true, true, true}},
+	{R_NONE, {"NONE", 0, false, false, false}},
+	{R_64, {"64", 8, false, false, false}},
+	{R_PC32, {"PC32", 4, false, true, true}},
+	{R_PLT32, {"PLT32", 4, false, true, true}},
+	{R_GOTPCREL, {"GOTPCREL", 4, true, true, true}},
+	{R_32, {"32", 4, false, false, false}},
+	{R_32S, {"32S", 4, false, false, true}},
+	{R_PC64, {"PC64", 8, false, true, false}},
+	{R_GOTPCRELX, {"GOTPCRELX", 4, true, true, true}},
+	{R_REX_GOTPCRELX, {"REX_GOTPCRELX", 4, true, true, true}},
 };
 
 const struct elf_reloc *uio_elf_reloc(uint32_t type)
@@ -44,7 +44,7 @@ __attribute__((format(printf, 2, 3))) static bool refuse(struct elf_file *elf, c
 	va_list args;
 
 	va_start(args, fmt);
-	vsnprintf(elf->why, sizeof(elf->why), fmt, args);
+	vsnprintf(elf->why, ELF_WHY_SIZE, fmt, args);
 	va_end(args);
 	return false;
 }
@@ -264,9 +264,9 @@ static bool relocations_are_valid(struct elf_file *elf, const struct elf_section
 	return true;
 }
 
-bool uio_elf_open(struct elf_file *elf, const void *data, size_t size)
+bool uio_elf_open(struct elf_file *elf, const void *data, size_t size, char why[ELF_WHY_SIZE])
 {
-	*elf = (struct elf_file){.data = data, .size = size};
+	*elf = (struct elf_file){.data = data, .size = size, .why = why};
 	if (!header_is_valid(elf) || !section_names_are_valid(elf))
 		return false;
 	for (unsigned int i = 1; i < elf->nsections; i++)

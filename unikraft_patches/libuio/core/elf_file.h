@@ -86,7 +86,7 @@ enum {
 
 /* How each relocation is computed: S symbol, A addend, P place, G the symbol's GOT slot. */
 struct elf_reloc {
-	const char *name;
+	char name[14];  /* behind R_X86_64_ */
 	uint8_t width;  /* bytes; 0: nothing to do */
 	bool got;       /* G in place of S */
 	bool pc;        /* minus P */
@@ -107,7 +107,7 @@ struct elf_file {
 	const struct elf_symbol *symbols;
 	uint32_t nsymbols;
 	const char *strings;
-	char why[ELF_WHY_SIZE]; /* why uio_elf_open() refused the file */
+	char *why; /* ELF_WHY_SIZE bytes for why uio_elf_open() refuses the file */
 };
 
 /**
@@ -115,7 +115,7 @@ struct elf_file {
  * of a section that is loaded. data is 8-byte aligned and stays with the
  * caller. False: why says what is wrong.
  */
-bool uio_elf_open(struct elf_file *elf, const void *data, size_t size);
+bool uio_elf_open(struct elf_file *elf, const void *data, size_t size, char why[ELF_WHY_SIZE]);
 
 const char *uio_elf_section_name(const struct elf_file *elf, const struct elf_section *s);
 

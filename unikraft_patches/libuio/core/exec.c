@@ -275,7 +275,7 @@ int uio_exec_run_named(struct uio_exec *x)
 	const struct uio_builtin *b = uio_builtin_find(x->argv[0]);
 
 	if (b != NULL)
-		return b->run(x, x->argc, x->argv);
+		return uio_builtin_run(b, x);
 
 	struct uio_overlay *o;
 	uio_exec_flush(x); /* may wait, and so may not come between finding it and running it */

@@ -80,7 +80,6 @@ struct uio_exec {
 	void *recover; /* overlay.h: where a fault or divert unwinds to; NULL: it is in libuio's own
 			  code */
 	struct uio_resource *resources;
-	struct uio_result result;
 	/* exec.c's own */
 	unsigned int number; /* what `ps` and `kill` call it */
 	bool has_result;
@@ -91,6 +90,7 @@ struct uio_exec {
 	uint64_t stop_ns; /* from when overlay code is to be stopped; UINT64_MAX: never */
 	char *out;        /* what uio_exec_printf() has gathered */
 	size_t out_len;
+	struct uio_result result; /* last: what is large makes what is behind it far */
 };
 
 /* A command to start. Arguments and environment are copied. */
@@ -168,19 +168,24 @@ void uio_exec_drop(struct uio_exec *x, struct uio_resource *r);
  * serve the console's shell and the channel's EXEC alike.
  */
 struct uio_builtin {
-	const char *name;
-	const char *summary; /* one line, for `help` */
-	const char *usage;   /* for `help NAME` and wrong arguments */
+	const char *usage; /* begins with its name; behind the NUL: one line about it, for `help` */
 	int (*run)(struct uio_exec *x, int argc, char **argv);
+	uint8_t least, most; /* arguments */
 };
-/* Tables end with a row without a name. The last is bpf's, where it is built in. */
+#define UIO_BUILTIN_ANY 255 /* most: as many as there are */
+/* Tables end with a row without a usage. The last is bpf's, where it is built in. */
 extern const struct uio_builtin uio_builtins_file[], uio_builtins_system[], uio_builtins_overlay[];
 extern const struct uio_builtin uio_builtins_bpf[] __attribute__((weak));
 const struct uio_builtin *uio_builtin_find(const char *name);
 /** Call fn for each builtin, table by table. */
 void uio_builtin_foreach(void (*fn)(const struct uio_builtin *b, void *arg), void *arg);
-/** Print how the builtin name is used to standard error; returns 2. */
-int uio_builtin_usage(struct uio_exec *x, const char *name);
+/** How long the name is, and what it does. */
+size_t uio_builtin_name(const struct uio_builtin *b);
+const char *uio_builtin_summary(const struct uio_builtin *b);
+/** Run it, if it has as many arguments as it wants. Its status. */
+int uio_builtin_run(const struct uio_builtin *b, struct uio_exec *x);
+/** Print how the builtin that x runs is used to standard error; returns 2. */
+int uio_builtin_usage(struct uio_exec *x);
 /** Words for a negative or positive errno. */
 const char *uio_error_text(int err);
 

@@ -49,17 +49,18 @@ struct loader {
 	struct uio_exec *x;
 	const char *name;
 	const uint8_t *hash;
+	struct uio_resident *resident;
+	struct place *places; /* per symbol */
+	uint64_t *sections;   /* per section: where it is */
+	uint64_t plt, got;    /* offsets in their parts, later addresses */
 	struct elf_file elf;
-	struct place *places;        /* per symbol */
-	uint64_t *sections;          /* per section: where it is */
 	uint64_t part_size[PARTS];   /* while laying out */
 	uint64_t part_start[PARTS];  /* addresses */
-	uint64_t plt, got;           /* offsets in their parts, later addresses */
 	uint32_t nslots, nfunctions; /* sizes of GOT and PLT in entries */
 	struct uio_entries entries;  /* functions of ours that others may call */
 	uint64_t stubs;              /* for them: as plt */
 	uint32_t back_slot;          /* theirs, if there are any */
-	struct uio_resident *resident;
+	char why[ELF_WHY_SIZE];
 };
 
 static bool refuse(struct loader *l, const char *why, const char *what)
@@ -437,7 +438,7 @@ static bool relocate(struct loader *l, const struct elf_rela *r, const struct el
 		const struct elf_symbol *s = &l->elf.symbols[uio_elf_rela_symbol(r)];
 		char text[100];
 
-		snprintf(text, sizeof(text), "%s to %.60s", how->name,
+		snprintf(text, sizeof(text), "R_X86_64_%s to %.60s", how->name,
 			 uio_elf_symbol_name(&l->elf, s));
 		return refuse(l, "out of reach: ", text);
 	}
@@ -585,8 +586,8 @@ static bool seal(struct loader *l)
 
 static bool load(struct loader *l, const uint8_t *file, size_t size)
 {
-	if (!uio_elf_open(&l->elf, file, size))
-		return refuse(l, l->elf.why, "");
+	if (!uio_elf_open(&l->elf, file, size, l->why))
+		return refuse(l, l->why, "");
 	l->places = zalloc(l->elf.nsymbols, sizeof(*l->places));
 	l->sections = zalloc(l->elf.nsections, sizeof(*l->sections));
 	l->resident = uio_resident_new(l->hash, l->name);

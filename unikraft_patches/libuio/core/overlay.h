@@ -27,8 +27,6 @@ _Static_assert(sizeof(struct uio_policy) == 32, "wire format");
 
 struct uio_overlay {
 	struct uio_overlay *next;
-	uint8_t hash[UIO_HASH_SIZE];
-	char name[64];
 	uintptr_t base;
 	size_t size;
 	uintptr_t entry;
@@ -36,6 +34,8 @@ struct uio_overlay {
 	uint32_t uses;    /* times run */
 	uint32_t running; /* commands in it now */
 	struct uio_policy policy;
+	uint8_t hash[UIO_HASH_SIZE];
+	char name[64];
 };
 
 /** The arena and the part of it whose addresses the host assigns (HELLO). */

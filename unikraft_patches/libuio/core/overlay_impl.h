@@ -55,7 +55,6 @@ struct uio_resident {
 	struct uio_overlay o; /* first: the two are converted by a cast */
 	enum uio_resident_state state;
 	unsigned int nseg;
-	struct uio_segment seg[UIO_SEGMENTS_MAX];
 	uint32_t ninit, nfini;
 	uint64_t *calls;                 /* ninit constructors, then nfini destructors */
 	struct uio_at_unload *at_unload; /* newest first */
@@ -68,6 +67,7 @@ struct uio_resident {
 	uint8_t *pristine;      /* what the writable segments held before anything ran */
 	unsigned int key;       /* protection key of its pages; 0: none yet */
 	unsigned int in_domain; /* runs that need the key */
+	struct uio_segment seg[UIO_SEGMENTS_MAX];
 };
 
 /** A resident with no segments yet; NULL: no memory. */
@@ -193,18 +193,18 @@ struct uio_run {
 	bool polite;                   /* the overlay asks uio_interrupted() */
 	volatile bool stop;            /* leave at the next opportunity */
 	int status;
-	struct uio_fault fault;
 	/* what the command holds (api_heap.c, api.c, api_stdio.c) */
 	struct uio_slab **slabs; /* by their addresses */
 	size_t nslabs, slab_room;
-	struct uio_slab *partial[UIO_HEAP_CLASSES]; /* with free pieces */
 	size_t heap_bytes, heap_limit;
 	struct uio_held *held; /* libuio's own memory */
-	struct uio_file *files[UIO_RUN_FILES];
 	struct uio_stream *streams;
-	void (*at_exit[UIO_RUN_FILES])(void);
 	unsigned int nat_exit;
-	size_t buffered; /* of standard output */
+	size_t buffered;                            /* of standard output */
+	struct uio_slab *partial[UIO_HEAP_CLASSES]; /* with free pieces */
+	struct uio_file *files[UIO_RUN_FILES];
+	void (*at_exit[UIO_RUN_FILES])(void);
+	struct uio_fault fault;
 	char buffer[UIO_RUN_BUFFER];
 };
 

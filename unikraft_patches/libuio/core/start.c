@@ -13,7 +13,7 @@
 #include "hostport.h"
 #include "overlay.h"
 
-#define CONTEXT_STACK (16u * 1024)
+#define CONTEXT_STACK (8u * 1024)
 
 static struct uio_event context_event;
 static struct uio_thread *context_thread;

@@ -15,6 +15,9 @@
 #include "sched.h"
 #include "trap.h"
 
+/* On top of a stack the C library lays what it keeps of the thread. */
+#define LIBRARY_ROOM 1024u
+
 struct beginning {
 	void (*fn)(void *arg);
 	void *arg;
@@ -55,7 +58,8 @@ int uio_port_thread_create(struct uio_thread **out, const char *name, void (*fn)
 	pthread_attr_init(&attr);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	pthread_attr_setguardsize(&attr, PAGE_SIZE);
-	error = pthread_attr_setstacksize(&attr, stack < PAGE_SIZE ? PAGE_SIZE : stack);
+	error = pthread_attr_setstacksize(&attr,
+					  (stack < PAGE_SIZE ? PAGE_SIZE : stack) - LIBRARY_ROOM);
 	if (!error) {
 		current->spawn = &spawn;
 		error = pthread_create(&thread, &attr, begin, beginning);
