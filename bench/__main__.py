@@ -63,6 +63,12 @@ SUITES = {
     "apps": Suite(
         "what uIO costs nginx and redis in Unikraft (NGINX=… REDIS=…)", 480, 90, ("NGINX", "REDIS")
     ),
+    "apps_tracing": Suite(
+        "what tracing costs redis and nginx in Unikraft (REDIS=… NGINX=…)",
+        600,
+        60,
+        ("REDIS", "NGINX"),
+    ),
 }
 
 

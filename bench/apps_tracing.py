@@ -4,13 +4,15 @@
 The server's requests a second, and its requests per second of its QEMU's processor time (which other users of the
 machine hardly touch), without a program, with one that does nothing, and with ones that count, in turns. Each
 connection has many requests on their way, so that the server never waits. The kernels are builds of one's own
-(docs/unikraft.md); beside each lies KERNEL.dbg with its symbols.
+(docs/unikraft.md); beside each lies KERNEL.dbg with its symbols. nginx needs `keepalive_requests` above the number of
+requests in its configuration.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import socket
 import tempfile
 import time
@@ -34,6 +36,7 @@ SUITE = "apps_tracing"
 CONNECTIONS, DEPTH = 8, 16
 LOST = 0.31  # of the requests, at most, in the paper: redis with a counting program
 GOAL = 1 - 0.3 * LOST
+PER_PROCESSOR = "requests per second of QEMU's processor time"
 
 
 @dataclass(frozen=True)
@@ -272,7 +275,7 @@ def measure_server(
             if stream.counts().programs[0][0] < requests * rounds:
                 raise RuntimeError(f"{name}: not every request was seen")
     for what, values, goal in (
-        ("requests per second of QEMU's processor time", per_processor, GOAL),
+        (PER_PROCESSOR, per_processor, GOAL),
         ("requests a second", speeds, None),
     ):
         for name in cases:
@@ -282,6 +285,20 @@ def measure_server(
                 against=f"{server.name}: {what}: untraced" if traced else None,
                 goal=goal if name == "counting" else None, paired=traced,
             )  # fmt: skip
+
+
+def measure(quick: bool) -> Iterator[Row]:
+    """Those whose kernels the environment names, as for bench.apps: REDIS, NGINX and NGINX_INITRD."""
+    for name, server in SERVERS.items():
+        kernel, initrd = os.environ.get(name.upper()), os.environ.get(f"{name.upper()}_INITRD")
+        if not kernel:
+            missing = f"no kernel: {name.upper()}=… names one"
+            yield Row(SUITE, f"{name}: {PER_PROCESSOR}", "1/s", missing=missing)
+            continue
+        yield from measure_server(
+            server, Path(kernel).resolve(), Path(initrd).resolve() if initrd else None,
+            rounds=6 if quick else 90, turns=6,
+        )  # fmt: skip
 
 
 def main() -> None:
