@@ -8,9 +8,10 @@
  * the device named "uio", and leaves all others to the one that was default.
  *
  * A waiting request of uk9p has no deadline. When the host goes away, all that
- * wait are answered here, with EIO; so is whatever comes later, until the
- * application mounts anew: a new host knows none of the old one's files. The
- * host's every byte is checked; one that makes no sense ends the session.
+ * wait are answered here, with EIO; so is whatever comes later: a new host
+ * knows none of the old one's files. Who mounts anew, at another directory,
+ * takes the port over from the dead mount. The host's every byte is checked;
+ * one that makes no sense ends the session.
  *
  * Replies are taken by the context (uio_mount_poll()), requests come in the
  * application's threads. Kernel code is not preempted, so there are no locks.
@@ -235,12 +236,12 @@ static int uio_connect(struct uk_9pdev *dev, const char *name, const char *argum
 		dev->ops = others->ops;
 		return others->ops->connect(dev, name, arguments);
 	}
-	if (mounted.dev)
+	if (mounted.dev && !mounted.lost)
 		return -EBUSY;
 	uk_waitq_wait_event_deadline(&connecting, uio_hostport_connected(PORT), deadline);
 	if (!uio_hostport_connected(PORT))
 		return -ENODEV;
-	if (mounted.dev)
+	if (mounted.dev && !mounted.lost)
 		return -EBUSY; /* somebody was faster */
 	dev->max_msize = MSIZE;
 	mounted.dev = dev;
@@ -254,8 +255,10 @@ static int uio_connect(struct uk_9pdev *dev, const char *name, const char *argum
 	return 0;
 }
 
-static int uio_disconnect(struct uk_9pdev *dev __unused)
+static int uio_disconnect(struct uk_9pdev *dev)
 {
+	if (dev != mounted.dev)
+		return 0; /* a dead one */
 	for (unsigned int i = 0; i < UNDER_WAY; i++) {
 		if (mounted.under_way[i])
 			uk_9preq_put(mounted.under_way[i]);
@@ -266,7 +269,7 @@ static int uio_disconnect(struct uk_9pdev *dev __unused)
 	return 0;
 }
 
-static int uio_request(struct uk_9pdev *dev __unused, struct uk_9preq *req)
+static int uio_request(struct uk_9pdev *dev, struct uk_9preq *req)
 {
 	struct uio_sg pieces[2] = {
 		{.addr = req->xmit.buf, .len = req->xmit.size},
@@ -275,7 +278,8 @@ static int uio_request(struct uk_9pdev *dev __unused, struct uk_9preq *req)
 	unsigned int slot = 0;
 	int rc = -EAGAIN;
 
-	if (mounted.lost || uio_hostport_generation(PORT) != mounted.generation)
+	if (dev != mounted.dev || mounted.lost ||
+	    uio_hostport_generation(PORT) != mounted.generation)
 		return -EIO;
 	while (slot < UNDER_WAY && mounted.under_way[slot])
 		slot++;

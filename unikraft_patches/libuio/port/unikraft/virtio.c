@@ -15,6 +15,11 @@
 #define DEVICE_CONSOLE 3
 #define MAX_QUEUES     64u /* 31 ports */
 
+/* virtio-mmio offers all that QEMU has room for and lets the driver choose. A legacy PCI device's
+ * queues are of its size, which for a console is never so large. */
+#define QUEUE_SIZE_OFFERED 1024u
+#define QUEUE_SIZE_CHOSEN  128u
+
 /* Of the features the core asks for, the ones that the bus itself negotiates. */
 #define FEATURE_VERSION_1 (1ull << 32)
 
@@ -114,6 +119,10 @@ int uio_port_virtio_queues(struct uio_vdev *dev, unsigned int n, struct uio_vq *
 		if ((unsigned int)found < n)
 			return -ENODEV;
 		dev->queues_found = true;
+		for (unsigned int i = 0; i < n; i++) {
+			if (dev->queue_size[i] >= QUEUE_SIZE_OFFERED)
+				dev->queue_size[i] = QUEUE_SIZE_CHOSEN;
+		}
 	}
 	for (unsigned int i = 0; i < n; i++) {
 		struct uio_vq *q;
