@@ -33,6 +33,18 @@ http {{
 }}
 """
 
+#: an overlay that would stop nginx, did it get away with it
+HARM = """
+// uio: name = "harm"
+// uio: version = "1"
+extern void *volatile ngx_cycle;
+int main(void)
+{
+	ngx_cycle = 0;
+	return 0;
+}
+"""
+
 
 class Client:
     """One connection that is kept."""
@@ -161,6 +173,32 @@ def test_a_reload_loses_no_request_and_is_seen_on_kept_connections(
     assert "[alert]" not in errors and "[emerg]" not in errors
     # The old ones do not stay: each is freed when its last connection has left it.
     assert errors.count("previous configuration freed") >= 20
+
+
+def test_it_serves_while_the_first_overlay_switches_the_domain_on(
+    nginx: tuple[Machine, int], tmp_path: Path
+) -> None:
+    machine, port = nginx
+    assert "pku" in machine.api.get("/v1/vm")["hello"]["features"]
+    source = tmp_path / "harm.c"
+    source.write_text(HARM)
+    symbols = vm.kernel("nginx")[1]
+    vm.build_overlay(tmp_path, source, symbols)
+    vm.build_overlay(tmp_path, "hello", symbols)
+    load = Load(port)
+    load.start()
+    kept = Client(port)
+    for _ in range(3):
+        assert machine.exec("hello").code == 0
+        done = machine.exec("harm")
+        assert (done.code, done.info["fault"]["kind"]) == (139, "write")
+        assert done.info["fault"]["error_code"] & 0x20  # a protection key forbade it
+        assert kept.get() == (200, "one")
+    load.stop.set()
+    load.join()
+    assert (load.failed, load.bad, load.bodies) == (None, False, ["one"])
+    load.client.close()
+    kept.close()
 
 
 def test_a_reload_without_traffic_happens_at_once(nginx: tuple[Machine, int]) -> None:
