@@ -67,7 +67,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def guest(home: Path) -> Iterator[Machine]:
     sources = sorted(SOURCES.glob("*.c"))
-    with vm.machine(vm.prepare(home, [*sources, "hello"], app="border"), 240) as running:
+    with vm.machine(vm.prepare(home, [*sources, "hello"], app="border"), 900) as running:
         yield running
 
 
