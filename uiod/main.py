@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         f"exit status:\n{statuses}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"uiod {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(

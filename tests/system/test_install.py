@@ -43,6 +43,7 @@ def works(uiod: Path, uioctl: Path, overlay: Path, tmp_path: Path) -> None:
         return done.stdout
 
     assert "uiod 0." in run(uiod, "version")
+    assert "uiod 0." in run(uiod, "--version")
     assert "uioctl 0." in run(uioctl, "--version")
     config = tmp_path / "t.cfg"
     config.write_text('[vm]\nkernel = "k"\n')
