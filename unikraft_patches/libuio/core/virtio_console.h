@@ -39,7 +39,7 @@ void uio_lane_init(struct lane *l, struct uio_vq *rx, struct uio_vq *tx);
 void uio_lane_listen(struct lane *l);
 /** Bytes that have arrived, up to len: 0 = none, and an interrupt comes with the next. */
 size_t uio_lane_read(struct lane *l, void *buf, size_t len);
-/** So many bytes are known to come: buffers are kept ready for them, and given back with the last.
+/** So many bytes are known to come: for many more buffers are kept ready, and given back in time.
  */
 void uio_lane_expect(struct lane *l, uint64_t bytes);
 /** Whether uio_lane_read() has something. */

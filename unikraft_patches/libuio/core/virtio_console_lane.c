@@ -106,9 +106,7 @@ static bool next_rx(struct lane *l)
 
 void uio_lane_expect(struct lane *l, uint64_t bytes)
 {
-	uint64_t most = bytes / RX_SIZE + 1;
-
-	l->rx_most = most > 2 * RX_LONG ? RX_LONG : most < RX_BUSY ? (unsigned int)most : RX_BUSY;
+	l->rx_most = bytes > 2 * RX_LONG * RX_SIZE ? RX_LONG : RX_BUSY;
 }
 
 void uio_lane_discard(struct lane *l)
