@@ -113,14 +113,16 @@ def main() -> int:
 
 def _begin(out: Path, suites: Sequence[str], *, add: bool, quick: bool) -> None:
     """A directory that holds nothing of a run before, or of the suites that are run again."""
+    now = report.conditions(quick)  # before files of the repository may be changed
     out.mkdir(parents=True, exist_ok=True)
     raw = out / "raw.jsonl"
     kept = [r for r in load(raw) if r.suite not in suites] if add and raw.exists() else []
-    for path in [] if kept else [*out.glob("*.svg"), *out.glob("*.png"), out / report.NOTE]:
-        path.unlink(missing_ok=True)
+    for pattern in () if kept else ("*.svg", "*.png", "*.jsonl", report.NOTE):
+        for path in out.glob(pattern):
+            path.unlink()
     raw.write_text("")
     save(kept, raw)
-    report.note_conditions(out, suites if kept else [], quick=quick)
+    report.note_conditions(out, now, suites if kept else [])
 
 
 def _run(suites: Sequence[str], quick: bool, out: Path) -> list[str]:

@@ -42,7 +42,7 @@ PEERS = {
     "ssh": ["ssh", "-V"],
     "dropbear": ["/usr/sbin/dropbear", "-V"],
     "guest agent": ["/usr/sbin/qemu-ga", "--version"],
-    "diod": ["/usr/sbin/diod", "--version"],
+    "diod": ["dpkg-query", "-W", "-f", "${Version}", "diod"],
 }
 
 
@@ -85,9 +85,9 @@ def _took(seconds: dict[str, int]) -> str:
     return f"{sum(seconds.values()) / 60:.1f} min: {each}"
 
 
-def note_conditions(directory: Path, added: Sequence[str] = (), *, quick: bool = False) -> None:
+def note_conditions(directory: Path, now: dict[str, str], added: Sequence[str] = ()) -> None:
     """Write down what a run that begins now is run with; of suites that are added to one, the commit."""
-    path, now = directory / "conditions.json", conditions(quick)
+    path = directory / "conditions.json"
     if added:
         known = json.loads(path.read_text())
         later = f"{', '.join(added)}: {now['commit']}, {now['when']}, load {now['load before it began']}"
