@@ -2,7 +2,8 @@
 """VMs for guest-level tests: a kernel that contains libuio, overlays built and signed for it, and a uiod around it.
 
 The kernel is the reference guest, or with KERNEL=/path (and KERNEL_DBG=/path where that one has no symbols) a prebuilt
-one, such as Unikraft's, with an application like `count`.
+one, such as Unikraft's, with an application like `count`. KERNEL_VM has further lines of its [vm], such as what another
+machine than q35 wants.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def prepare(
         f'kernel = "{image}"',
         f'symbols = "{symbols}"',
         'memory = "64M"',
+        *os.environ.get("KERNEL_VM", "").splitlines(),
         *vm,
         "[uio]",
         'overlays = ["bin"]',
