@@ -22,7 +22,8 @@ from elftools.elf.elffile import ELFFile
 from overlays.kernel import Kernel
 from uiod.run import Machine
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(180)]
+# The first test's time is also that of building all overlays, on a machine that may be busy.
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 
 BOX = ("hello", "set_count", "top", "logcat", "peek", "poke", "strings", "heap", "perf", "bt",
        "snapshot", "sqlite_backup")  # fmt: skip
@@ -35,7 +36,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def guest(home: Path) -> Iterator[Machine]:
-    with vm.machine(vm.prepare(home, [*BOX, "leaker"]), timeout_s=170) as running:
+    with vm.machine(vm.prepare(home, [*BOX, "leaker"]), timeout_s=900) as running:
         yield running
 
 

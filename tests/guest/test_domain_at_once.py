@@ -14,7 +14,8 @@ import vm
 from overlays.build import build
 from uiod.run import Machine, Result
 
-pytestmark = [pytest.mark.guest, pytest.mark.timeout(240)]
+# The first test's time is also that of building twenty overlays, on a machine that may be busy.
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 
 SOURCES = Path(__file__).parent / "hostile"
 DENIED = 0x20  # bit of a page fault's error code: a protection key forbade it
@@ -64,7 +65,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         kernel=vm.kernel("border")[1],
         key=home / "keys" / "test.pem",
     )
-    with vm.machine(config, 240) as running:
+    with vm.machine(config, 900) as running:
         yield running
 
 
