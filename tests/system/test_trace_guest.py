@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +139,9 @@ def test_a_killed_uiod_leaves_nothing_attached(config: Path, root: Path) -> None
 def test_maps_are_drawn_again_and_again_on_a_terminal(config: Path, root: Path) -> None:
     """Each second over what was there; Ctrl-C leaves the last state, once."""
     ours, its = os.openpty()
+    modes = termios.tcgetattr(its)
+    modes[3] |= termios.NOFLSH  # else Ctrl-C drops what of a drawing has not been read yet
+    termios.tcsetattr(its, termios.TCSANOW, modes)
     try:
         with daemon(config, root) as vm:
             vm.until_ready()
