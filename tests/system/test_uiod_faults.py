@@ -221,7 +221,7 @@ SPARE = """
 import os, sys, time
 import cgroup
 with open("/proc/self/oom_score_adj", "w") as file:
-    file.write("400")
+    file.write(sys.argv[2])
 cgroup.open(sys.argv[1]).add(os.getpid())
 data = bytearray(b"x") * (24 << 20)
 print("ready", flush=True)
@@ -230,9 +230,9 @@ time.sleep(1000)
 
 
 @contextlib.contextmanager
-def spare(group: str) -> Iterator[None]:
-    """What is killed next, after QEMU: memory of a killed process is not free at once, and the kernel may go on."""
-    argv = [sys.executable, "-c", SPARE, group]
+def spare(score: int, group: str) -> Iterator[None]:
+    """Who is killed next: memory of a killed process is not free at once, and the kernel may go on."""
+    argv = [sys.executable, "-c", SPARE, group, str(score)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=TOP) as process:
         try:
             assert process.stdout is not None
@@ -273,7 +273,8 @@ def grouped(tmp_path: Path, short: Path) -> Iterator[Daemon]:
 def test_who_eats_the_groups_memory_is_killed_and_the_vm_goes_on(grouped: Daemon) -> None:
     vm = grouped
     info = vm.api.get("/v1/vm")
-    assert hog(1000, info["cgroup"]) == -signal.SIGKILL
+    with spare(700, info["cgroup"]):
+        assert hog(1000, info["cgroup"]) == -signal.SIGKILL
     until(lambda: "memory.oom" in kinds(vm), "not reported")
     after = vm.api.get("/v1/vm")
     assert after["qemu_pid"] == info["qemu_pid"]
@@ -284,7 +285,7 @@ def test_who_eats_the_groups_memory_is_killed_and_the_vm_goes_on(grouped: Daemon
 def test_when_qemu_is_killed_for_memory_it_is_said_and_the_vm_comes_back(grouped: Daemon) -> None:
     vm = grouped
     info = vm.api.get("/v1/vm")
-    with spare(info["cgroup"]):
+    with spare(400, info["cgroup"]):
         assert hog(0, info["cgroup"]) == 0  # somebody else was killed
     after = until(
         lambda: (found := vm.api.get("/v1/vm"))["restarts"] and found["ready"] and found,
