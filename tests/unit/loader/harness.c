@@ -804,6 +804,7 @@ static void print_state(void)
 {
 	int resident = 0;
 
+	uio_overlay_rest(); /* what is kept for the next overlay is no leak */
 	uio_overlay_foreach(count_one, &resident);
 	printf("{\"pages\": %zu, \"blocks\": %zu, \"bytes\": %zu, \"resident\": %d, \"gone\": %u, "
 	       "\"questions\": %u, \"counter\": %ld}\n",

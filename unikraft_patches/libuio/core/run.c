@@ -78,7 +78,7 @@ static int find_stacks(struct uio_resident *r, uintptr_t *range, size_t *pages)
 		r->spare_stack = 0;
 		return 0;
 	}
-	if (spare.range && spare.pages >= *pages) {
+	if (spare.range && spare.pages == *pages) { /* no more than its policy says */
 		*range = spare.range;
 		*pages = spare.pages;
 		rc = uio_domain_tag(r, uio_stack_low(*range, *pages), *pages);
