@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("uiod")
 
-_SOCKETS_S = 15.0  # QEMU's, from its start until it listens
+_SOCKETS_S = 30.0  # QEMU's, from its start until it listens
 _QUIT_S = 3.0
 _BOOT_S = 10.0
 _STEADY_S = 60.0  # who has run so long begins anew with the back-off
