@@ -67,7 +67,7 @@ def _server(server: Server, kernels: Sequence[Path], quick: bool) -> Iterator[Ro
         with ExitStack() as stack:
             ours, bare = (stack.enter_context(_served(server, kernel)) for kernel in kernels)
             channel = stack.enter_context(closing(ours.vm.channel()))
-            for case, asking in _loads(channel, kernels[0]).items():
+            for case, asking in _cases(channel, kernels[0]):
                 mine, theirs = found.setdefault(f"{server.name}, {case}", ([], []))
                 for one, other in _turns(ours, bare, asking, 10):
                     mine.append(one)
@@ -76,8 +76,15 @@ def _server(server: Server, kernels: Sequence[Path], quick: bool) -> Iterator[Ro
         yield from _compare(case, mine, theirs)
 
 
-def _loads(channel: Channel, kernel: Path) -> dict[str, Callable[[], object] | None]:
-    """What uIO does meanwhile, again and again."""
+def _cases(channel: Channel, kernel: Path) -> Iterator[tuple[str, Callable[[], object] | None]]:
+    """What uIO does meanwhile, again and again. The first overlay switches the isolation domain on, for good."""
+
+    def listing() -> None:
+        channel.run("ls", "guest:/")
+        time.sleep(0.05)
+
+    yield "idle, nothing loaded yet", None
+    yield "`ls` 20 times a second", listing
     store = Store([ROOT / "build" / "overlays"], Trust.load([ROOT / "build" / "keys"], "refuse"))
     perf = store.get("perf")
     image = channel.linked(perf, Kernel.open(Path(f"{kernel}.dbg")))
@@ -85,16 +92,8 @@ def _loads(channel: Channel, kernel: Path) -> dict[str, Callable[[], object] | N
     done = channel.run(*count, digest=perf.hash, image=image)
     if done.exit.status != 0:
         raise RuntimeError(f"perf: {done.exit}")
-
-    def listing() -> None:
-        channel.run("ls", "guest:/")
-        time.sleep(0.05)
-
-    return {
-        "idle": None,
-        "`ls` 20 times a second": listing,
-        "counters (`perf`) all the time": lambda: channel.run(*count, digest=perf.hash),
-    }
+    yield "idle, after an overlay", None
+    yield "counters (`perf`) all the time", lambda: channel.run(*count, digest=perf.hash)
 
 
 def _turns(
