@@ -67,6 +67,12 @@ def nothing_stays(request: pytest.FixtureRequest) -> Iterator[None]:
             assert changed(machine) == [], "the text is not as it was"
 
 
+def number_in(text: str, pattern: str) -> int:
+    found = re.search(pattern, text)
+    assert found, text
+    return int(found[1])
+
+
 def changed(machine: Machine) -> list[int]:
     return IMAGES[machine.name].changed(
         lambda start, size: machine.exec("memory", f"{start:x}", f"{size:x}").stdout
@@ -153,7 +159,7 @@ def test_maps_are_printed_at_the_end(guest: Machine) -> None:
     assert "@total: 23\n" in out
     assert sum(int(n) for n in re.findall(r"\[\S+ \S+\s+(\d+) \|", out)) == 3
     assert len(re.findall(r"@tids\[\d+\]: 1", out)) == 3  # each command is a thread of its own
-    assert int(re.search(r"@most: (\d+)", out)[1]) > 0  # type: ignore[index]
+    assert number_in(out, r"@most: (\d+)") > 0
 
 
 def test_filters_and_types_of_the_application(guest: Machine) -> None:
@@ -411,11 +417,11 @@ def test_recursion_is_seen_as_it_is(traced: Machine) -> None:
     )
     until_rounds(traced, 100)
     out = tracer.end()
-    rounds = int(re.search(r"@rounds: (\d+)", out)[1])  # type: ignore[index]
+    rounds = number_in(out, r"@rounds: (\d+)")
     # fib(10) is called twice a round, with 177 calls in all each time, of which one returns 55.
-    calls = int(re.search(r"@calls: (\d+)", out)[1])  # type: ignore[index]
+    calls = number_in(out, r"@calls: (\d+)")
     assert 2 * 177 * (rounds - 1) <= calls <= 2 * 177 * (rounds + 1)
-    assert abs(int(re.search(r"@\[55\]: (\d+)", out)[1]) - 2 * rounds) <= 4  # type: ignore[index]
+    assert abs(number_in(out, r"@\[55\]: (\d+)") - 2 * rounds) <= 4
     assert re.findall(r"@t\[(\d+)\]", out) == ["55"]
     assert re.findall(r"@j\[(\d+)\]", out) == ["7"]
     assert value(traced, "mistakes") == 0

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -76,9 +76,9 @@ def number(vm: Daemon, image: Image, name: str) -> int:
     return int.from_bytes(memory(vm, image.symbols[name], 8), "little")
 
 
-def until(true: object, what: str) -> None:
+def until(true: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + 60
-    while not true():  # type: ignore[operator]
+    while not true():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
 

@@ -16,7 +16,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,9 +50,9 @@ def counts(log: bytes) -> list[int]:
     return [int(n) for n in re.findall(rb"^count: (\d+)\r?$", log, re.MULTILINE)]
 
 
-def until(true: object, what: str) -> None:
+def until(true: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + 60
-    while not true():  # type: ignore[operator]
+    while not true():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
 

@@ -12,7 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from uiod_harness import SIGNAL, STDOUT, TOP, Daemon, daemon, write_config
@@ -254,12 +256,12 @@ def test_restarts_after_failures(tmp_path: Path) -> None:
     assert_nothing_left(root)
 
 
-def until(vm: Daemon, true: object) -> dict[str, object]:
+def until(vm: Daemon, true: Callable[[dict[str, Any]], object]) -> dict[str, object]:
     vm.until_serving()
     deadline = time.monotonic() + 30
     while True:
         info = vm.api.get("/v1/vm")
-        if true(info):  # type: ignore[operator]
+        if true(info):
             return dict(info)
         assert time.monotonic() < deadline, info
         time.sleep(0.02)
