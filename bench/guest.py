@@ -59,10 +59,13 @@ class NotHere(RuntimeError):
     """It cannot be measured with what is given: no failure, but it is said."""
 
 
-def reference(app: str, *, libuio: bool = True, bpf: bool = True, key: Path | None = None) -> Path:
+def reference(
+    app: str, *, libuio: bool = True, bpf: str = "module", key: Path | None = None
+) -> Path:
     """The reference guest's image of an application, built anew if need be; with libuio or without.
 
-    :param bpf: with libuio's eBPF; :param key: a public key: the kernel checks the signatures of overlays itself
+    :param bpf: libuio's eBPF: "module" (loaded when it is asked for), "builtin", "no"
+    :param key: a public key: the kernel checks the signatures of overlays itself
     :raise NotHere: KERNEL is given, and such an application needs ours
     :raise RuntimeError: it cannot be built
     """
@@ -71,14 +74,14 @@ def reference(app: str, *, libuio: bool = True, bpf: bool = True, key: Path | No
     out = ROOT / "build" / "refguest"
     command = ["make", "-s", "-C", str(ROOT / "refguest"), f"APP={app}", f"O={out}"]
     command += [f"LIBUIO={'yes' if libuio else 'no'}"]
-    if not bpf:
-        command += ["BPF=no"]
+    command += [f"BPF={bpf}"]
     if key is not None:
         command += ["SIGNATURES=yes", f"KEYS={key}", f"PYTHON={sys.executable}"]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode != 0:
         raise RuntimeError(f"`{' '.join(command)}`: {made.stderr[-300:]}")
-    options = f"{'' if bpf else '-nobpf'}{'-signed' if key else ''}" if libuio else "-bare"
+    kind = {"module": "", "builtin": "-bpf", "no": "-nobpf"}[bpf]
+    options = f"{kind}{'-signed' if key else ''}" if libuio else "-bare"
     return out / f"{app}{options}.elf"
 
 

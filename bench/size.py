@@ -2,8 +2,9 @@
 """Sizes: the reference guest with and without libuio and its options, and the parts of libuio.
 
 libuio's size is the text and data (what `size` calls so: code, constants, and unwind tables, of which there are none)
-of its core's objects as they are linked into the reference guest, everything but the check of signatures built in. The
-linker drops none of them. Its .bss, the port and the check of signatures are told beside.
+of its core's objects as they are linked into the reference guest, which is all but the check of signatures. The linker
+drops none of them. The eBPF machine is a module, in memory only while it is in use; its size, the core's .bss, the port
+and the check of signatures are told beside.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from bench.measure import Row
 
 # Part → how its objects' names begin.
 PARTS = {
-    "eBPF": "bpf|builtins_bpf|probe",
+    "what loads eBPF, and its hits": "module|embed|hits|probe",
     "9P client, files": "ninep|file|builtins_file",
     "domain, gates": "domain|gate|callback",
     "loader, faults": "loader|elf|image|overlay|fault|sha256|builtins_overlay",
@@ -35,8 +36,9 @@ def measure(quick: bool) -> Iterator[Row]:
     """Nothing here varies: one value each."""
     images = {
         "without libuio": reference("count", libuio=False),
-        "with libuio, without eBPF": reference("count", bpf=False),
+        "with libuio, without eBPF": reference("count", bpf="no"),
         "with libuio": reference("count"),
+        "with libuio and eBPF in it": reference("count", bpf="builtin"),
     }
     missing = ""
     try:
@@ -50,7 +52,8 @@ def measure(quick: bool) -> Iterator[Row]:
     signed = kib.get("with libuio and its check of signatures")
     for what, added in {
         "libuio": whole - kib["without libuio"],
-        "eBPF": whole - kib["with libuio, without eBPF"],
+        "eBPF as a module": whole - kib["with libuio, without eBPF"],
+        "eBPF in the image": kib["with libuio and eBPF in it"] - kib["with libuio, without eBPF"],
         "the check of signatures": signed and signed - whole,
     }.items():
         values = [] if added is None else [added]
@@ -61,6 +64,8 @@ def measure(quick: bool) -> Iterator[Row]:
         goal=1.0, reference=96.0, figure="libuio's text and data (at most 96 KiB)",
     )  # fmt: skip
     yield Row("size", "libuio: .bss", "KiB", [bss_kib(left)])
+    module = images["with libuio"].parent / "obj/count/module/bpf.o"
+    yield Row("size", "the module with eBPF: text and data", "KiB", [loaded_kib([module])])
     port = sorted(images["with libuio"].parent.glob("obj/count/port/*.o"))
     yield Row("size", "the port to the reference guest", "KiB", [loaded_kib(port)])
     for part, names in PARTS.items():
@@ -70,10 +75,14 @@ def measure(quick: bool) -> Iterator[Row]:
 
 
 def core_objects(image: Path) -> list[Path]:
-    """Those linked into an image of `count`: not what is left of sources that are no more."""
+    """Those linked into an image of `count`: not its module's, nor what is left of sources that are no more."""
     core = ROOT / "unikraft_patches" / "libuio" / "core"
-    objects = sorted(image.parent.glob("obj/count/libuio/*.o"))
-    return [path for path in objects if (core / path.stem).exists()]
+    parts = image.parent / "obj" / "count"
+    return [
+        path
+        for path in sorted(parts.glob("libuio/*.o"))
+        if (core / path.stem).exists() and not re.match("bpf_|builtins_bpf", path.name)
+    ] + [parts / "module" / "module.c.o", parts / "module" / "embed.o"]
 
 
 def loaded_kib(files: Sequence[Path]) -> float:

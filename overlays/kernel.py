@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["function", "object", "other"]
 
+MODULE = ".uio.module."  # a section of this prefix holds a part of libuio that is loaded on demand
 OVERRIDE = "uio_libc_"  # a kernel symbol of this prefix wins over the plain name (libuio's API)
 
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -36,6 +37,7 @@ _PT_LOAD, _PT_NOTE = 1, 4
 _PF_X = 1
 _NT_GNU_BUILD_ID = 3
 _MAX_TABLE = 256 << 20
+_MAX_MODULE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class Kernel:
     link_base: int
     text: range  # executable
     image: range  # everything that is loaded
+    modules: dict[str, bytes] = field(repr=False)  # of libuio, by name: objects for this kernel
     _symtab: bytes = field(repr=False)
     _strtab: bytes = field(repr=False)
     _locals: int = field(repr=False)
@@ -70,7 +73,7 @@ class Kernel:
                 return _read(Path(path), file.fileno())
         except OSError as error:
             raise KernelError(f"{path}: {error.strerror}") from None
-        except (struct.error, IndexError):
+        except (struct.error, IndexError, ValueError):
             raise KernelError(
                 f"{path}: the ELF file is cut off or damaged", "build or copy it again"
             ) from None
@@ -170,7 +173,7 @@ def _read(path: Path, fd: int) -> Kernel:
     head = os.pread(fd, _EHDR.size, 0)
     if head[:4] != b"\x7fELF":
         raise KernelError(f"{path} is no ELF file", "give the kernel that the linker wrote")
-    ident, e_type, machine, _, _, phoff, shoff, _, _, phsize, phnum, shsize, shnum, _ = (
+    ident, e_type, machine, _, _, phoff, shoff, _, _, phsize, phnum, shsize, shnum, names = (
         _EHDR.unpack(head)
     )
     if ident[4] != 2 or machine != elf.EM_X86_64:
@@ -215,6 +218,7 @@ def _read(path: Path, fd: int) -> Kernel:
         link_base=loads[0][0],
         text=text,
         image=range(min(v for v, _, _ in loads), max(v + m for v, m, _ in loads)),
+        modules=_modules(fd, sections, sections[names]),
         _symtab=_pread(fd, table[5], table[4]),
         _strtab=_pread(fd, strings[5], strings[4]),
         _locals=min(table[7], table[5] // _SYM.size),
@@ -231,6 +235,18 @@ def _sections_text(sections: list[tuple[int, ...]]) -> range | None:
     if not spans:
         return None
     return range(min(a for a, _ in spans), max(b for _, b in spans))
+
+
+def _modules(fd: int, sections: list[tuple[int, ...]], names: tuple[int, ...]) -> dict[str, bytes]:
+    table = _pread(fd, names[5], names[4])
+    found = {}
+    for section in sections:
+        name = table[section[0] : table.index(b"\0", section[0])].decode(errors="replace")
+        if name.startswith(MODULE) and section[1] == elf.SHT_PROGBITS:
+            if section[5] > _MAX_MODULE:
+                raise struct.error
+            found[name.removeprefix(MODULE)] = _pread(fd, section[5], section[4])
+    return found
 
 
 def _build_id(fd: int, notes: list[tuple[int, int]]) -> bytes:

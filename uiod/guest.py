@@ -155,6 +155,7 @@ class Guest:
             "bin": SyntheticDirectory(self.images.store)
             if self.images.store
             else SyntheticDirectory({}),
+            "modules": dict(self.images.kernel.modules) if self.images.kernel else {},
             "vm": {
                 "name": self.config.name.encode() + b"\n",
                 "config": self._describe,

@@ -44,7 +44,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	memcpy(file, data, size);
 	uio_sha256(file, size, hash);
 	if (!uio_overlay_file_check(file, size, &elf_size))
-		r = uio_loader_load(&x, "fuzz", hash, file, elf_size);
+		r = uio_loader_load(&x, "fuzz", hash, file, elf_size, NULL);
 	if (!r && (!x.result.status || !x.result.message[0]) && elf_size)
 		abort(); /* refused without a word */
 	if (r) {

@@ -17,10 +17,11 @@ OUTPUT = ROOT / "build" / "refguest"
 DEADLINE_S = 60.0
 
 
-def build(app: str, *, libuio: bool, keys: Sequence[Path] = (), bpf: bool = True) -> Path:
+def build(app: str, *, libuio: bool, keys: Sequence[Path] = (), bpf: str = "module") -> Path:
     """The image of an application; made once, by one process at a time.
 
-    :param keys: public keys; the image checks signatures of overlays itself; :param bpf: with eBPF
+    :param keys: public keys; the image checks signatures of overlays itself
+    :param bpf: eBPF as a "module" that is loaded when it is asked for, "builtin", or "no"
     """
     OUTPUT.mkdir(parents=True, exist_ok=True)
     with (OUTPUT / ".lock").open("w") as lock:
@@ -34,14 +35,14 @@ def build(app: str, *, libuio: bool, keys: Sequence[Path] = (), bpf: bool = True
             f"APP={app}",
         ]
         command += [f"O={OUTPUT}", f"LIBUIO={'yes' if libuio else 'no'}"]
-        if not bpf:
-            command += ["BPF=no"]
+        command += [f"BPF={bpf}"]
         if keys:
             command += ["SIGNATURES=yes", f"KEYS={' '.join(map(str, keys))}"]
             command += [f"PYTHON={sys.executable}"]
         made = subprocess.run(command, capture_output=True, text=True, check=False)
         assert made.returncode == 0, made.stdout + made.stderr
-    options = f"{'' if bpf else '-nobpf'}{'-signed' if keys else ''}" if libuio else "-bare"
+    kind = {"module": "", "builtin": "-bpf", "no": "-nobpf"}[bpf]
+    options = f"{kind}{'-signed' if keys else ''}" if libuio else "-bare"
     return OUTPUT / f"{app}{options}.elf"
 
 

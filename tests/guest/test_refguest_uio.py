@@ -82,12 +82,13 @@ def test_uio_outlives_the_application(tmp_path: Path) -> None:
 
 def test_a_kernel_without_ebpf_has_all_but_that(tmp_path: Path) -> None:
     found = {}
-    for bpf in (False, True):
-        directory = tmp_path / str(bpf)
+    for bpf in ("no", "builtin", "module"):
+        directory = tmp_path / bpf
         directory.mkdir()
         with console(refguest.build("count", libuio=True, bpf=bpf), directory) as shell:
             # The greeting's prompt may still have been on its way.
             found[bpf] = (shell.run("help") + shell.run("ls guest:/etc") + shell.run("")).split()
-    assert "count.conf" in found[False] and "ls" in found[False]
-    assert "bpf" not in found[False]
-    assert "bpf" in found[True]
+    assert "count.conf" in found["no"] and "ls" in found["no"]
+    assert "bpf" not in found["no"]
+    assert "bpf" in found["builtin"]
+    assert "bpf" in found["module"]

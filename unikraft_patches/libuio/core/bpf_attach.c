@@ -3,7 +3,7 @@
  * Where the compiler was told -fpatchable-function-entry=7,5 a function looks
  * like this, and its first byte is in a table:
  *
- *	before		nop nop nop nop nop	call uio_bpf_entered
+ *	before		nop nop nop nop nop	call uio_hit_entered
  *	function	nop nop			jmp before
  *
  * The right column is the function with a program. A thread that was left
@@ -18,7 +18,7 @@
  * a map; hits in its time are counted as missed.
  *
  * For returns the return address on the stack is replaced by that of
- * uio_bpf_returned, and kept here under the address where it was. Who leaves
+ * uio_hit_returned, and kept here under the address where it was. Who leaves
  * frames by longjmp() or ends its thread leaves entries behind, which are
  * swept when room is needed: the place on the stack says whether they live.
  *
@@ -31,6 +31,7 @@
 
 #include <uio/port.h>
 
+#include "hits.h"
 #include "probe.h"
 
 #define BEFORE 5u /* bytes of room before a function */
@@ -67,114 +68,6 @@ static unsigned int until_sweep;
 static struct bpf_vm *machine;
 static unsigned int machine_users;
 
-uint64_t uio_bpf_missed;
-
-/* Made by the linker of the section's name. */
-extern const uintptr_t __start___patchable_function_entries[] __attribute__((weak));
-extern const uintptr_t __stop___patchable_function_entries[] __attribute__((weak));
-
-/* ---- the way in and out ---- */
-
-/* On the stack at the entry of a function; known to the assembler. */
-struct entered {
-	struct bpf_ctx ctx;
-	uint64_t rax, r10, r11;
-	uint64_t resume; /* in: the function. out: where to go on in it */
-	uint64_t ret;    /* its return address */
-};
-_Static_assert(offsetof(struct bpf_ctx, args) == 8, "known to the assembler");
-_Static_assert(offsetof(struct bpf_ctx, fp) == 88, "known to the assembler");
-_Static_assert(offsetof(struct entered, rax) == 104, "known to the assembler");
-_Static_assert(offsetof(struct entered, resume) == 128, "known to the assembler");
-
-struct returned {
-	struct bpf_ctx ctx;
-	uint64_t rdx, rcx, rsi, rdi, r8, r9, r10, r11;
-	uint64_t ret; /* out: the return address */
-};
-_Static_assert(offsetof(struct bpf_ctx, ret) == 56, "known to the assembler");
-_Static_assert(offsetof(struct returned, ret) == 168, "known to the assembler");
-
-/*
- * Flags mean nothing at the entry and the return of a function. All other
- * registers that C functions may change are kept: the compiler may know that
- * the function changes fewer.
- */
-__asm__(".text\n"
-	".globl uio_bpf_entered\n"
-	".type uio_bpf_entered, @function\n"
-	"uio_bpf_entered:\n"
-	"	cmpl $0, uio_port_hold(%rip)\n"
-	"	jne 1f\n"
-	"	movl $1, uio_port_hold(%rip)\n"
-	"	subq $128, %rsp\n"
-	"	movq %rdi, 8(%rsp)\n"
-	"	movq %rsi, 16(%rsp)\n"
-	"	movq %rdx, 24(%rsp)\n"
-	"	movq %rcx, 32(%rsp)\n"
-	"	movq %r8, 40(%rsp)\n"
-	"	movq %r9, 48(%rsp)\n"
-	"	movq %rbp, 88(%rsp)\n"
-	"	movq %rax, 104(%rsp)\n"
-	"	movq %r10, 112(%rsp)\n"
-	"	movq %r11, 120(%rsp)\n"
-	"	movq %rsp, %rdi\n"
-	"	call uio_bpf_on_entry\n"
-	"	movl $0, uio_port_hold(%rip)\n"
-	"	movq 8(%rsp), %rdi\n"
-	"	movq 16(%rsp), %rsi\n"
-	"	movq 24(%rsp), %rdx\n"
-	"	movq 32(%rsp), %rcx\n"
-	"	movq 40(%rsp), %r8\n"
-	"	movq 48(%rsp), %r9\n"
-	"	movq 104(%rsp), %rax\n"
-	"	movq 112(%rsp), %r10\n"
-	"	movq 120(%rsp), %r11\n"
-	"	addq $128, %rsp\n"
-	"	ret\n"
-	"1:	incq uio_bpf_missed(%rip)\n"
-	"	pushq %rax\n"
-	"	movq 8(%rsp), %rax\n"
-	"	cmpl $0xfa1e0ff3, (%rax)\n" /* endbr64 */
-	"	jne 2f\n"
-	"	addq $4, 8(%rsp)\n"
-	"2:	addq $2, 8(%rsp)\n"
-	"	popq %rax\n"
-	"	ret\n"
-	".size uio_bpf_entered, .-uio_bpf_entered\n"
-	".globl uio_bpf_returned\n"
-	".type uio_bpf_returned, @function\n"
-	"uio_bpf_returned:\n"
-	"	subq $176, %rsp\n"
-	"	movq %rax, 56(%rsp)\n"
-	"	movq %rbp, 88(%rsp)\n"
-	"	movq %rdx, 104(%rsp)\n"
-	"	movq %rcx, 112(%rsp)\n"
-	"	movq %rsi, 120(%rsp)\n"
-	"	movq %rdi, 128(%rsp)\n"
-	"	movq %r8, 136(%rsp)\n"
-	"	movq %r9, 144(%rsp)\n"
-	"	movq %r10, 152(%rsp)\n"
-	"	movq %r11, 160(%rsp)\n"
-	"	movq %rsp, %rdi\n"
-	"	call uio_bpf_on_return\n"
-	"	movq 56(%rsp), %rax\n"
-	"	movq 104(%rsp), %rdx\n"
-	"	movq 112(%rsp), %rcx\n"
-	"	movq 120(%rsp), %rsi\n"
-	"	movq 128(%rsp), %rdi\n"
-	"	movq 136(%rsp), %r8\n"
-	"	movq 144(%rsp), %r9\n"
-	"	movq 152(%rsp), %r10\n"
-	"	movq 160(%rsp), %r11\n"
-	"	addq $168, %rsp\n"
-	"	ret\n"
-	".size uio_bpf_returned, .-uio_bpf_returned\n");
-
-extern const char uio_bpf_entered[], uio_bpf_returned[];
-void uio_bpf_on_entry(struct entered *e);
-void uio_bpf_on_return(struct returned *r);
-
 /* ---- kept return addresses ---- */
 
 static struct kept **kept_bucket(uintptr_t slot)
@@ -206,7 +99,7 @@ static bool is_live(const struct kept *k)
 	uint64_t now;
 
 	return uio_probe_read(&now, k->slot, sizeof(now)) == 0 &&
-	       now == (uintptr_t)uio_bpf_returned;
+	       now == (uintptr_t)uio_hit_returned;
 }
 
 static void sweep(void)
@@ -223,25 +116,25 @@ static void sweep(void)
 /* Where a return address on the stack really leads. */
 static uint64_t real_return(uint64_t ret, uintptr_t slot)
 {
-	struct kept **link = ret == (uintptr_t)uio_bpf_returned ? kept_find(slot) : NULL;
+	struct kept **link = ret == (uintptr_t)uio_hit_returned ? kept_find(slot) : NULL;
 	const struct kept *k = link ? *link : NULL;
 
 	for (; k; k = k->next)
 		if (k->slot == slot) {
 			ret = k->ret;
-			if (ret != (uintptr_t)uio_bpf_returned)
+			if (ret != (uintptr_t)uio_hit_returned)
 				break;
 		}
 	return ret;
 }
 
-static void keep_return(struct entered *e, uintptr_t function)
+static void keep_return(struct uio_entered *e, uintptr_t function)
 {
 	uintptr_t slot = (uintptr_t)&e->ret;
 	struct kept *k, **link;
 
 	/* What is known of a slot that no longer holds our address is over. */
-	if (e->ret != (uintptr_t)uio_bpf_returned)
+	if (e->ret != (uintptr_t)uio_hit_returned)
 		while ((link = kept_find(slot)) != NULL)
 			kept_give(link);
 	if (!kept_free && until_sweep-- == 0) {
@@ -250,7 +143,7 @@ static void keep_return(struct entered *e, uintptr_t function)
 	}
 	k = kept_free;
 	if (!k) {
-		uio_bpf_missed++;
+		uio_hit_missed++;
 		return;
 	}
 	kept_free = k->next;
@@ -261,7 +154,7 @@ static void keep_return(struct entered *e, uintptr_t function)
 		k->args[i] = e->ctx.args[i];
 	k->next = *kept_bucket(slot);
 	*kept_bucket(slot) = k;
-	e->ret = (uintptr_t)uio_bpf_returned;
+	e->ret = (uintptr_t)uio_hit_returned;
 	k->start_ns = uio_port_ns();
 }
 
@@ -322,7 +215,7 @@ static void complete(void *at)
 
 	ctx->thread = uio_bpf_thread();
 	if (ctx->kind == BPF_KIND_ENTRY) {
-		struct entered *e = at;
+		struct uio_entered *e = at;
 
 		ctx->ret = ctx->elapsed_ns = 0;
 		ctx->sp = (uintptr_t)&e->ret;
@@ -352,7 +245,7 @@ static size_t endbr(uintptr_t function)
 	return memcmp((const void *)function, endbr64, 4) == 0 ? 4 : 0;
 }
 
-void uio_bpf_on_entry(struct entered *e)
+static void on_entry(struct uio_entered *e)
 {
 	uintptr_t function = e->resume;
 	const struct point *p = *find(function);
@@ -371,7 +264,7 @@ void uio_bpf_on_entry(struct entered *e)
 		keep_return(e, function);
 }
 
-void uio_bpf_on_return(struct returned *r)
+static void on_return(struct uio_returned *r)
 {
 	uint64_t now = uio_port_ns();
 	uintptr_t slot = (uintptr_t)&r->ret;
@@ -379,8 +272,7 @@ void uio_bpf_on_return(struct returned *r)
 	const struct point *p = *find(k->function);
 
 	r->ret = k->ret;
-	if (p && p->ret && uio_port_hold == 0) {
-		uio_port_hold = 1;
+	if (p && p->ret && r->held == 0) {
 		r->ctx.ip = k->function;
 		for (unsigned int i = 0; i < 6; i++)
 			r->ctx.args[i] = k->args[i];
@@ -390,9 +282,8 @@ void uio_bpf_on_return(struct returned *r)
 		r->ctx.kind = BPF_KIND_RETURN;
 		kept_give(link);
 		run_all(p->ret, &r->ctx);
-		uio_port_hold = 0;
 	} else {
-		uio_bpf_missed += p && p->ret;
+		uio_hit_missed += p && p->ret;
 		kept_give(link);
 	}
 }
@@ -413,7 +304,7 @@ static bool room_is_free(uintptr_t function)
 static int open_gate(uintptr_t function)
 {
 	uintptr_t start = function + endbr(function), before = function - BEFORE;
-	int32_t distance = (int32_t)((uintptr_t)uio_bpf_entered - function);
+	int32_t distance = (int32_t)((uintptr_t)uio_hit_entered - function);
 	uint8_t call[BEFORE] = {0xe8};
 	uint8_t jump[ROOM] = {0xeb, (uint8_t)(before - (start + ROOM))};
 	int err;
@@ -434,16 +325,16 @@ static void close_gate(uintptr_t function, const uint8_t room[ROOM])
 
 int uio_bpf_can_attach(uintptr_t function, const char **why)
 {
-	const uintptr_t *site = __start___patchable_function_entries;
-	int64_t distance = (int64_t)((uintptr_t)uio_bpf_entered - function);
+	const uintptr_t *site = uio_hit_sites[0];
+	int64_t distance = (int64_t)((uintptr_t)uio_hit_entered - function);
 
 	if (!uio_port_text_write || !&uio_port_hold) {
 		*why = "this kernel cannot be attached to";
 		return -ENOSYS;
 	}
-	while (site < __stop___patchable_function_entries && *site != function - BEFORE)
+	while (site < uio_hit_sites[1] && *site != function - BEFORE)
 		site++;
-	if (site >= __stop___patchable_function_entries) {
+	if (site >= uio_hit_sites[1]) {
 		*why = "no function with room for it begins there; the compiler makes room with "
 		       "-fpatchable-function-entry=7,5";
 		return -ENOENT;
@@ -468,6 +359,8 @@ int uio_bpf_attach(struct bpf_link *link, const char **why)
 
 	if (err)
 		return err;
+	uio_hit_entry = on_entry;
+	uio_hit_return = on_return;
 	*why = "no memory";
 	if (at_return && !kept_memory && kept_take_memory() != 0)
 		return -ENOMEM;

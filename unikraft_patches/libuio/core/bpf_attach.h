@@ -29,9 +29,6 @@ int uio_bpf_attach(struct bpf_link *link, const char **why);
 /** The text is again what it was, unless other programs remain. No run is under way afterwards. */
 void uio_bpf_detach(struct bpf_link *link);
 
-/** Hits at which nothing ran: within another run, or without room to keep a return address. */
-extern uint64_t uio_bpf_missed;
-
 /** Make the machine ready; each call needs its uio_bpf_machine_put(). -ENOMEM. */
 int uio_bpf_machine_get(void);
 void uio_bpf_machine_put(void);

@@ -5,6 +5,7 @@
  * ever set a flag and signal that. Every byte of the host's is checked.
  */
 #include "bpf_session.h"
+#include "hits.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -510,7 +511,7 @@ static void send_counts(struct bpf_session *s, uint16_t seq)
 		at[n++] = o->map[i]->count;
 		at[n++] = o->map[i]->drops;
 	}
-	at[n++] = uio_bpf_missed;
+	at[n++] = uio_hit_missed;
 	at[n++] = s->text_drops;
 	memcpy(room(s, n * sizeof(*at)), at, n * sizeof(*at));
 	send(s, MSG_COUNTS, seq, n * sizeof(*at));

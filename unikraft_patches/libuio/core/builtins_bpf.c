@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "bpf_session.h"
+#include "hits.h"
 
 #define DETACH_STEP_NS 1000000u
 #define DETACH_STEPS   2000u
@@ -69,7 +70,7 @@ static int run_ls(struct uio_exec *x)
 {
 	for (unsigned int n = 0; session_at(n) && !uio_exec_stopping(x); n++)
 		list_session(x, session_at(n)->x->number);
-	uio_exec_printf(x, "missed %llu\n", (ull)uio_bpf_missed);
+	uio_exec_printf(x, "missed %llu\n", (ull)uio_hit_missed);
 	return 0;
 }
 
@@ -210,8 +211,6 @@ static int run_bpf(struct uio_exec *x, int argc, char **argv)
 }
 
 const struct uio_builtin uio_builtins_bpf[] = {
-	{"bpf [ls | maps SESSION [MAP] | detach SESSION]\0what eBPF programs are loaded and where "
-	 "they are attached",
-	 run_bpf, 0, UIO_BUILTIN_ANY},
+	{UIO_BUILTIN_BPF_USAGE, run_bpf, 0, UIO_BUILTIN_ANY},
 	{NULL, NULL, 0, 0},
 };

@@ -276,10 +276,14 @@ static int run_mem(struct uio_exec *x, int argc, char **argv)
 			(unsigned long long)(sums[1] / 1024), (unsigned long long)sums[0]);
 	if (uio_port_held != NULL) {
 		size_t held = uio_port_held(), stacks = 0;
+		size_t module = uio_module_size != NULL ? uio_module_size() : 0;
 		uio_port_thread_foreach(count_stack, &stacks);
-		uio_exec_printf(x, "libuio    %9llu KiB: blocks %llu bytes, stacks %llu bytes\n",
-				(unsigned long long)((held + stacks) / 1024),
-				(unsigned long long)held, (unsigned long long)stacks);
+		uio_exec_printf(x,
+				"libuio    %9llu KiB: blocks %llu bytes, stacks %llu bytes, "
+				"eBPF %llu bytes\n",
+				(unsigned long long)((held + stacks + module) / 1024),
+				(unsigned long long)held, (unsigned long long)stacks,
+				(unsigned long long)module);
 	}
 	return 0;
 }

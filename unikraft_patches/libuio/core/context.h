@@ -20,6 +20,14 @@ uint64_t uio_console_poll(uint64_t now_ns);
 /** Timers of eBPF programs (bpf_session.c, where it is built in). Returns when to come back. */
 uint64_t uio_bpf_tick(uint64_t now_ns) __attribute__((weak));
 
+/**
+ * Give back the part of libuio that was loaded when it was asked for
+ * (module/, where there is one); false: it is in use, or not there.
+ */
+bool uio_module_drop(void) __attribute__((weak));
+/** Bytes of memory it takes now. */
+size_t uio_module_size(void) __attribute__((weak));
+
 /** Print the log's ring, oldest first (log.c). */
 void uio_log_read(void (*fn)(void *arg, const char *text, size_t len), void *arg);
 

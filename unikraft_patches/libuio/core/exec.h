@@ -173,9 +173,13 @@ struct uio_builtin {
 	uint8_t least, most; /* arguments */
 };
 #define UIO_BUILTIN_ANY 255 /* most: as many as there are */
-/* Tables end with a row without a usage. The last is bpf's, where it is built in. */
+/* Tables end with a row without a usage. The last is bpf's, where it is built in or can be loaded.
+ */
 extern const struct uio_builtin uio_builtins_file[], uio_builtins_system[], uio_builtins_overlay[];
 extern const struct uio_builtin uio_builtins_bpf[] __attribute__((weak));
+#define UIO_BUILTIN_BPF_USAGE                                                                      \
+	"bpf [ls | maps SESSION [MAP] | detach SESSION]\0what eBPF programs are loaded and where " \
+	"they are attached"
 const struct uio_builtin *uio_builtin_find(const char *name);
 /** Call fn for each builtin, table by table. */
 void uio_builtin_foreach(void (*fn)(const struct uio_builtin *b, void *arg), void *arg);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "channel.h"
+#include "context.h"
 #include "overlay_impl.h"
 
 #define DESTRUCTORS_NS      1000000000ull
@@ -313,6 +314,8 @@ void uio_overlay_run(struct uio_overlay *o, struct uio_exec *x)
 void uio_overlay_rest(void)
 {
 	uio_run_trim();
+	if (uio_module_drop)
+		uio_module_drop();
 }
 
 /* ---- ending it from outside ---- */

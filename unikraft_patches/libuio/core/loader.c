@@ -49,6 +49,7 @@ struct loader {
 	struct uio_exec *x;
 	const char *name;
 	const uint8_t *hash;
+	uio_loader_symbol *own; /* NULL: an overlay */
 	struct uio_resident *resident;
 	struct place *places; /* per symbol */
 	uint64_t *sections;   /* per section: where it is */
@@ -199,6 +200,24 @@ static int ask(const uint8_t *hash, const char *const *names, unsigned int n,
 	return rc;
 }
 
+/* A part of libuio is not at the mercy of the host: what it needs of the rest is known here. */
+static void answer(const struct loader *l, const char *const *names, unsigned int n,
+		   struct uio_symbol *answers)
+{
+	struct uio_image image;
+
+	uio_port_image(&image);
+	for (unsigned int i = 0; i < n; i++) {
+		uint64_t address = (uintptr_t)l->own(names[i]);
+
+		answers[i].address = address;
+		if (address)
+			answers[i].type = address >= image.text_start && address < image.text_end
+						  ? TYPE_DIRECT
+						  : TYPE_OBJECT;
+	}
+}
+
 /* 2. Ask the host for the names of the kernel's symbols. */
 static bool resolve_imports(struct loader *l)
 {
@@ -206,7 +225,7 @@ static bool resolve_imports(struct loader *l)
 	const char **names;
 	struct uio_symbol *answers;
 	bool ok;
-	int rc;
+	int rc = 0;
 
 	for (uint32_t i = 1; i < l->elf.nsymbols; i++)
 		n += is_import(l, i);
@@ -222,7 +241,10 @@ static bool resolve_imports(struct loader *l)
 	for (uint32_t i = 1; i < l->elf.nsymbols; i++)
 		if (is_import(l, i))
 			names[at++] = uio_elf_symbol_name(&l->elf, &l->elf.symbols[i]);
-	rc = ask(l->hash, names, n, answers);
+	if (l->own)
+		answer(l, names, n, answers);
+	else
+		rc = ask(l->hash, names, n, answers);
 	ok = !rc && take_answers(l, answers);
 	if (rc == -EINTR)
 		uio_run_stopped(l->x, l->name);
@@ -540,18 +562,20 @@ static bool find_calls(struct loader *l)
 
 static bool find_entry(struct loader *l)
 {
+	const char *name = l->own ? "uio_module" : "main";
+
 	for (uint32_t i = 1; i < l->elf.nsymbols; i++) {
 		const struct elf_symbol *s = &l->elf.symbols[i];
 
 		if (!s->shndx || uio_elf_symbol_bind(s) == BIND_LOCAL ||
-		    strcmp(uio_elf_symbol_name(&l->elf, s), "main") != 0)
+		    strcmp(uio_elf_symbol_name(&l->elf, s), name) != 0)
 			continue;
-		if (!uio_resident_has(l->resident, l->places[i].address, UIO_PROT_EXEC))
+		if (!l->own && !uio_resident_has(l->resident, l->places[i].address, UIO_PROT_EXEC))
 			return refuse(l, "main is no function", "");
 		l->resident->o.entry = l->places[i].address;
 		return true;
 	}
-	return refuse(l, "it has no function main", "");
+	return refuse(l, "it has no function ", name);
 }
 
 static bool take_policy(struct loader *l)
@@ -575,11 +599,11 @@ static bool take_policy(struct loader *l)
 /* 8. All is in its place: what it holds now is what it begins with each time. */
 static bool seal(struct loader *l)
 {
-	const char *forbidden = uio_resident_scan(l->resident);
+	const char *forbidden = l->own ? NULL : uio_resident_scan(l->resident);
 
 	if (forbidden)
 		return refuse(l, "it holds an instruction that no overlay may have: ", forbidden);
-	if (!uio_resident_keep_data(l->resident) || uio_resident_protect(l->resident))
+	if ((!l->own && !uio_resident_keep_data(l->resident)) || uio_resident_protect(l->resident))
 		return no_memory(l);
 	return true;
 }
@@ -596,7 +620,7 @@ static bool load(struct loader *l, const uint8_t *file, size_t size)
 	if (!take_policy(l))
 		return false;
 	note_references(l);
-	if (!uio_entries_find(&l->entries, &l->elf))
+	if (!l->own && !uio_entries_find(&l->entries, &l->elf))
 		return no_memory(l);
 	if (!resolve_imports(l) || !lay_out(l) || !map_parts(l))
 		return false;
@@ -609,7 +633,7 @@ static bool load(struct loader *l, const uint8_t *file, size_t size)
 
 struct uio_resident *uio_loader_load(struct uio_exec *x, const char *name,
 				     const uint8_t hash[UIO_HASH_SIZE], const uint8_t *elf,
-				     size_t size)
+				     size_t size, uio_loader_symbol *own)
 {
 	struct loader *l = zalloc(1, sizeof(*l));
 	struct uio_resident *r;
@@ -621,6 +645,7 @@ struct uio_resident *uio_loader_load(struct uio_exec *x, const char *name,
 	l->x = x;
 	l->name = name;
 	l->hash = hash;
+	l->own = own;
 	if (!load(l, elf, size) && l->resident) {
 		uio_resident_free(l->resident);
 		l->resident = NULL;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "channel.h"
+#include "context.h"
 #include "file.h"
 #include "ninep.h"
 #include "overlay_impl.h"
@@ -299,7 +300,7 @@ bool uio_resident_evict(void)
 			    (!oldest || resident_of(o)->last_used_ns < oldest->last_used_ns))
 				oldest = resident_of(o);
 	if (!oldest)
-		return false;
+		return uio_module_drop && uio_module_drop();
 	uio_log(6, "overlay %s makes room", oldest->o.name);
 	unload(oldest);
 	return true;
@@ -371,7 +372,7 @@ static int take_file(struct uio_exec *x, const char *name, const void *file, siz
 		uio_exec_result(x, UIO_EXIT_REFUSED, -EACCES, "%s: %s", name, why);
 		return -EACCES;
 	}
-	r = uio_loader_load(x, name, hash, file, elf_size);
+	r = uio_loader_load(x, name, hash, file, elf_size, NULL);
 	if (!r)
 		return x->result.status ? x->result.status : -ENOEXEC;
 	*out = uio_overlay_find(hash);

@@ -139,13 +139,20 @@ const char *uio_overlay_file_check(const uint8_t *file, size_t size, size_t *elf
 const char *uio_signature_refusal(const uint8_t *elf, size_t size, const struct uio_signature *s,
 				  unsigned int n) __attribute__((weak));
 
+/** An address in this image; NULL: there is nothing of that name. */
+typedef const void *uio_loader_symbol(const char *name);
+
 /**
  * Relocate the ELF for this kernel. The caller adds it to the table. On failure
  * the result of x is set and NULL returned.
+ *
+ * With own it is no overlay but a part of libuio itself, which the caller knows
+ * to be genuine: it refers to these names, calls functions without gates, and
+ * its entry is the object uio_module. It is not for the table.
  */
 struct uio_resident *uio_loader_load(struct uio_exec *x, const char *name,
 				     const uint8_t hash[UIO_HASH_SIZE], const uint8_t *elf,
-				     size_t size);
+				     size_t size, uio_loader_symbol *own);
 
 /* ---- running code (fault.c, fault_trap.c) ---- */
 
