@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import refguest_vm
-from hosted.client import CREDIT, DATA, EXIT, LOG, OK, PING, PONG, Client, Frame
+from hosted.client import CREDIT, DATA, EXIT, LOG, OK, PING, PONG, Client, Frame, frame
 from hosted.guest import Console
 
 pytestmark = pytest.mark.guest
@@ -209,22 +209,49 @@ def test_every_size_of_frame(machine: Machine, size: int) -> None:
             assert f == Frame(PONG, i, size, payload)
 
 
+def write_blob(client: Client, lines: int) -> None:
+    """A file of so many times 16 bytes: guest:/tmp/blob."""
+    data = b"0123456789abcdef" * lines
+    ident = client.start("cp", "-", "guest:/tmp/blob")
+    assert client.hello is not None
+    room = client.hello.window
+    while data:
+        if room == 0:
+            room += int.from_bytes(client.expect(CREDIT, ident).payload, "little")
+        piece = data[: min(room, 30_000)]
+        client.send(DATA, ident, 0, piece)
+        data, room = data[len(piece) :], room - len(piece)
+    client.send(DATA, ident, 0)
+    assert client.finish(ident).kind == OK
+
+
 def test_a_peer_that_does_not_read_holds_up_nobody_else(machine: Machine) -> None:
-    data = b"0123456789abcdef" * 15_000
     console = machine.console()
     with machine.connect() as client:
-        ident = client.start("cp", "-", "guest:/tmp/blob")
-        for at in range(0, len(data), 30_000):
-            client.send(DATA, ident, 0, data[at : at + 30_000])
-            if at >= 30_000:
-                client.expect(CREDIT, ident)
-        client.send(DATA, ident, 0)
-        assert client.finish(ident).kind == OK
+        write_blob(client, 15_000)
         console.send(b"hexdump guest:/tmp/blob\n")
         for _ in range(50):
             assert client.run("echo", "others").stdout == b"others\n"
     assert console.until().count(b"|0123456789abcdef|\r\n") == 15_000
     console.close()
+
+
+def test_a_host_that_writes_before_it_reads_is_read(machine: Machine) -> None:
+    """Answers to PING wait for room behind the output of a command, but the guest reads on."""
+    with machine.connect() as client:
+        write_blob(client, 15_000)
+        ident = client.start("hexdump", "guest:/tmp/blob", stdout=16 << 20)
+        client.expect(DATA, ident)
+        # All in all more than sockets and the device's buffers hold.
+        more = frame(CREDIT, ident, 1, struct.pack("<I", 1)) * 500
+        for i in range(100):
+            client.send(PING, i)
+            client.raw(more)
+        got = [client.receive()]
+        while sum(f.type == PONG for f in got) < 100 or all(f.type != EXIT for f in got):
+            got.append(client.receive())
+        assert [f.id for f in got if f.type == PONG] == list(range(100))
+        assert b"".join(f.payload for f in got if f.type == DATA).endswith(b"|0123456789abcdef|\n")
 
 
 def test_a_thousand_reconnections_leave_nothing(machine: Machine) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import select
 import struct
 
 import hosted.guest
@@ -13,6 +14,7 @@ from hosted.client import (
     CANCELLED,
     CREDIT,
     DATA,
+    DEADLINE_S,
     ERROR,
     EXEC,
     EXIT,
@@ -146,6 +148,24 @@ def test_pings_that_nobody_reads_are_kept_in_order_and_bounded(guest: Guest) -> 
         for _ in range(sent // len(block)):
             assert client.receive() == Frame(PONG, 1, 2, bytes(60_000))
     guest.settle(before)
+
+
+@pytest.mark.parametrize("size", [0, 65536])
+def test_a_host_that_writes_before_it_reads_is_read(guest: Guest, size: int) -> None:
+    """Although an answer waits for room, the guest takes in what else it is sent."""
+    (guest.root / "big").write_bytes(bytes(4 << 20))
+    with guest.connect() as client:
+        ident = client.start("cat", "guest:/big", stdout=8 << 20)
+        # Once it has begun, nobody else in the guest runs until there is no room any more.
+        assert select.select([client.sock], [], [], DEADLINE_S)[0]
+        client.send(PING, 7, 0, bytes(size))
+        # More than sockets hold.
+        client.raw(frame(CREDIT, ident, 1, struct.pack("<I", 1)) * 100_000)
+        got = [client.receive()]
+        while {PONG, EXIT} - {f.type for f in got}:
+            got.append(client.receive())
+        assert sum(len(f.payload) for f in got if f.type == DATA) == 4 << 20
+        assert Frame(PONG, 7, 0, bytes(size)) in got
 
 
 # ---- commands ----

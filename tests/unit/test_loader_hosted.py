@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import select
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -242,8 +243,28 @@ def test_destructors_end_too(guest: Hosted, what: str, kind: int) -> None:
     assert guest.run("true").status == 0
 
 
+def test_what_the_host_is_told_holds_it_up_in_nothing(guest: Hosted) -> None:
+    """GONE finds no room while a command floods the host, which gives it credit before it reads on."""
+    put(guest, "other", PROGRAM + "int different;")
+    client = guest.client
+    assert guest.run("other").status == 5
+    client.send(channel.LISTQ, 1000)
+    digest = client.expect(channel.LISTR, 1000).payload[:32]
+    assert guest.run("prog").status == 5
+    printer = client.start("prog", "print", stdout=1 << 30)
+    # Once it has begun it goes on until there is no room any more.
+    assert select.select([client.sock], [], [], channel.DEADLINE_S)[0]
+    client.send(channel.UNLOAD, 1001, 0, digest)
+    # More than sockets hold.
+    client.raw(channel.frame(channel.CREDIT, printer, 1, struct.pack("<I", 1)) * 20_000)
+    client.send(channel.CANCEL, printer, 9)
+    assert client.finish(printer).kind == CANCELLED
+
+
 def test_nothing_is_kept(guest: Hosted) -> None:
     def used() -> int:
+        # With a fault goes what is kept for the next command: its thread, the overlay, its stacks.
+        assert guest.run("prog", "fault").kind == FAULT
         # The least of several: the thread of a command that has just ended may still be leaving.
         shown = [guest.run("mem").stdout for _ in range(20)]
         return min(int(out.split(b"KiB, ")[1].split(b" bytes")[0]) for out in shown)

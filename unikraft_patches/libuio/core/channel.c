@@ -17,7 +17,7 @@
 #define RX_SIZE     4096u
 #define POLL_BUDGET (64u * 1024) /* bytes taken in before others have their turn */
 #define LOG_PER_S   (64u * 1024)
-#define POSTED_MAX  64u /* frames of threads that find no room, GONE and LOG, then are dropped */
+#define TOLD_MAX    64u /* GONE and LOG that wait for room: more are dropped */
 #define SYNC_MAGIC  "\x00uIO\xffSYN"
 #define SYNC_SIZE   16u
 #define HEADER_SIZE sizeof(struct uio_frame)
@@ -26,6 +26,9 @@ struct posted {
 	struct posted *next;
 	struct uio_frame frame; /* its payload follows */
 };
+
+/* Bytes of answers that wait for room: the largest may. With more, the next questions wait too. */
+#define ANSWERS_MAX (UIO_FRAME_MAX + sizeof(struct posted))
 
 static struct {
 	bool synced;
@@ -45,7 +48,8 @@ static struct {
 	uint32_t got;
 	/* to be sent by the context */
 	struct posted *posted, **posted_end;
-	unsigned int posted_count;
+	unsigned int told_count; /* of them, GONE and LOG */
+	size_t answer_bytes;     /* and the others */
 	/* LOG: token bucket */
 	uint64_t log_ns;
 	uint32_t log_tokens, log_dropped;
@@ -100,6 +104,36 @@ static struct uio_frame make_frame(uint8_t type, uint32_t id, uint32_t arg, size
 	};
 }
 
+static bool is_told(const struct uio_frame *f)
+{
+	return f->type == UIO_FRAME_GONE || f->type == UIO_FRAME_LOG;
+}
+
+static void append(struct posted *p)
+{
+	p->next = NULL;
+	*ch.posted_end = p;
+	ch.posted_end = &p->next;
+	if (is_told(&p->frame))
+		ch.told_count++;
+	else
+		ch.answer_bytes += sizeof(*p) + p->frame.length;
+}
+
+static void take_first(void)
+{
+	struct posted *p = ch.posted;
+
+	ch.posted = p->next;
+	if (ch.posted == NULL)
+		ch.posted_end = &ch.posted;
+	if (is_told(&p->frame))
+		ch.told_count--;
+	else
+		ch.answer_bytes -= sizeof(*p) + p->frame.length;
+	uio_port_free(p);
+}
+
 bool uio_channel_post(uint8_t type, uint32_t id, uint32_t arg, const void *payload, size_t len)
 {
 	struct uio_frame f = make_frame(type, id, arg, len);
@@ -113,41 +147,23 @@ bool uio_channel_post(uint8_t type, uint32_t id, uint32_t arg, const void *paylo
 	struct posted *p = uio_port_alloc(sizeof(*p) + len);
 	if (p == NULL)
 		return false;
-	p->next = NULL;
 	p->frame = f;
 	if (len != 0)
 		memcpy(p + 1, payload, len);
-	*ch.posted_end = p;
-	ch.posted_end = &p->next;
-	ch.posted_count++;
+	append(p);
 	return true;
 }
 
 static void drop_posted(void)
 {
-	while (ch.posted != NULL) {
-		struct posted *p = ch.posted;
-		ch.posted = p->next;
-		uio_port_free(p);
-	}
-	ch.posted_end = &ch.posted;
-	ch.posted_count = 0;
+	while (ch.posted != NULL)
+		take_first();
 }
 
-/* True when nothing waits any more. */
-static bool flush_posted(void)
+static void flush_posted(void)
 {
-	while (ch.posted != NULL) {
-		struct posted *p = ch.posted;
-		if (send_frame(&p->frame, p + 1) == -EAGAIN)
-			return false;
-		ch.posted = p->next;
-		if (ch.posted == NULL)
-			ch.posted_end = &ch.posted;
-		ch.posted_count--;
-		uio_port_free(p);
-	}
-	return true;
+	while (ch.posted != NULL && send_frame(&ch.posted->frame, ch.posted + 1) != -EAGAIN)
+		take_first();
 }
 
 static int send_waiting(uint32_t session, const struct uio_sg *pieces, unsigned int n)
@@ -189,7 +205,7 @@ int uio_channel_send_end(uint32_t session, uint32_t id, const void *out, size_t 
 
 void uio_channel_gone(const uint8_t hash[32])
 {
-	if (ch.synced && ch.posted_count < POSTED_MAX)
+	if (ch.synced && ch.told_count < TOLD_MAX)
 		uio_channel_post(UIO_FRAME_GONE, 0, 0, hash, 32);
 }
 
@@ -437,7 +453,12 @@ void uio_channel_poll(void)
 			ch.rx_at = ch.rx_len = 0;
 			end_session();
 		}
-		if (!flush_posted())
+		flush_posted();
+		/*
+		 * Answers alone, which the host asked for, hold it up. What it is told must not: it
+		 * may be writing CREDIT before it reads on, and then each would wait for the other.
+		 */
+		if (ch.answer_bytes > ANSWERS_MAX)
 			return;
 		if (ch.rx_at == ch.rx_len) {
 			ssize_t n = uio_hostport_read(UIO_HOSTPORT_CHANNEL, ch.rx, sizeof(ch.rx));

@@ -138,8 +138,8 @@ uint32_t uio_channel_session(void);
 
 /**
  * A frame from the context or any thread: sent now if there is room, else by
- * the context later, in order; while frames wait, nothing more is taken in,
- * so they stay few. False without memory or peer.
+ * the context later, in order. While more than 64 KiB of answers wait, nothing
+ * is taken in, so that they do not grow. False without memory or peer.
  */
 bool uio_channel_post(uint8_t type, uint32_t id, uint32_t arg, const void *payload, size_t len);
 
