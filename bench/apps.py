@@ -8,6 +8,10 @@ and REDIS_WITHOUT; symbols lie beside the kernel, as NAME.dbg.
 Both guests run and are asked in short turns; the one that is not asked sleeps. After some turns both are booted anew.
 Connections stay and have many requests on their way, so that the server never waits. Requests per second of QEMU's
 processor time do not count what else the machine does.
+
+The size of QEMU's TLB, on which their speed depends, is left to chance at boot, and what uIO does may change it
+(bench/tlb.py). So there are rows for guests as they are, and rows for guests with TLBs alike, as large as the load
+wants them: the difference between those is what libuio itself costs.
 """
 
 from __future__ import annotations
@@ -24,12 +28,14 @@ from pathlib import Path
 from bench.apps_tracing import CONNECTIONS, DEPTH, SERVERS, Load, Server
 from bench.guest import DEADLINE_S, ROOT, Channel, Guest, guest
 from bench.measure import Row
+from bench.tlb import Flusher
 from overlays.kernel import Kernel
 from overlays.store import Store
 from overlays.trust import Trust
 
 BATCHES = 8  # of a turn, each with DEPTH requests on every connection
 WARM_UP = 3
+FLUSHES = 8  # under load: the TLB doubles at each as long as it is too small
 Rates = tuple[float, float]
 
 
@@ -63,13 +69,20 @@ def _server(server: Server, kernels: Sequence[Path], quick: bool) -> Iterator[Ro
     """Over several boots, because two boots of one image already differ by up to a tenth."""
     found: dict[str, tuple[list[Rates], list[Rates]]] = {}
     boots = 2 if quick else 8
-    for _ in range(boots):
+    for number in range(2 * boots):
+        alike = bool(number % 2)
         with ExitStack() as stack:
-            ours, bare = (stack.enter_context(_served(server, kernel)) for kernel in kernels)
-            channel = stack.enter_context(closing(ours.vm.channel()))
+            both = [stack.enter_context(_served(server, kernel)) for kernel in kernels]
+            channel = stack.enter_context(closing(both[0].vm.channel()))
+            flushers = [stack.enter_context(closing(Flusher(one.vm))) for one in both if alike]
             for case, asking in _cases(channel, kernels[0]):
-                mine, theirs = found.setdefault(f"{server.name}, {case}", ([], []))
-                for one, other in _turns(ours, bare, asking, 10):
+                if alike and asking:
+                    continue  # which flushes all the time
+                for served, flusher in zip(both, flushers, strict=False):
+                    _grow(served, flusher)
+                what = f"{server.name}, {case}{', TLBs alike' if alike else ''}"
+                mine, theirs = found.setdefault(what, ([], []))
+                for one, other in _turns(both[0], both[1], asking, 10):
                     mine.append(one)
                     theirs.append(other)
     for case, (mine, theirs) in found.items():
@@ -94,6 +107,14 @@ def _cases(channel: Channel, kernel: Path) -> Iterator[tuple[str, Callable[[], o
         raise RuntimeError(f"perf: {done.exit}")
     yield "idle, after an overlay", None
     yield "counters (`perf`) all the time", lambda: channel.run(*count, digest=perf.hash)
+
+
+def _grow(served: Served, flusher: Flusher) -> None:
+    """Give its TLB the size that the load wants."""
+    with _again(served.ask):
+        for _ in range(FLUSHES):
+            time.sleep(0.05)
+            flusher.flush()
 
 
 def _turns(

@@ -356,8 +356,10 @@ static void exec_main(void *arg)
 				*kernel_errno() = 0; /* as in a new thread */
 		}
 	}
-	if (exec_count == 0 && parked == NULL)
+	if (exec_count == 0 && parked == NULL) {
 		uio_overlay_rest();
+		uio_context_wake(); /* it rests again, after all of this */
+	}
 }
 
 static int give_to_thread(struct uio_exec *x)

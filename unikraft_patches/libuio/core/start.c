@@ -51,12 +51,15 @@ static void context_main(void *arg)
 			due = earlier(due, uio_bpf_tick(now));
 
 		now = uio_port_ns();
-		if (due == UINT64_MAX)
+		if (due == UINT64_MAX) {
+			if (uio_port_rest)
+				uio_port_rest();
 			uio_port_event_wait(&context_event, UINT64_MAX);
-		else if (due > now)
+		} else if (due > now) {
 			uio_port_event_wait(&context_event, due - now);
-		else
+		} else {
 			uio_port_yield();
+		}
 	}
 }
 

@@ -153,6 +153,9 @@ int uio_port_thread_divert(struct uio_thread *t, void (*fn)(void *arg), void *ar
 /** Whether code that never blocks gives way to the context all the same. A port may lack this: no.
  */
 bool uio_port_preempts(void) __attribute__((weak));
+
+/** The context has nothing to do and is going to wait, however long. A port may lack this. */
+void uio_port_rest(void) __attribute__((weak));
 /**
  * The calling thread, which an overlay has started by the C library, is one of
  * ours from now on. A port without threads of the C library leaves it out.

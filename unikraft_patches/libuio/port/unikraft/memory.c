@@ -146,6 +146,7 @@ static int map_frame(uintptr_t va, __paddr_t frame, unsigned long attr)
 	int rc = ukplat_page_map(pt, va, frame, 1, attr, PAGE_FLAG_FORCE_SIZE);
 	void *more;
 
+	uio_tlb_flushed();
 	if (rc != -ENOMEM)
 		return rc;
 	more = heap_pages(TABLE_REFILL);
@@ -178,6 +179,7 @@ static void unmap_page(size_t i)
 
 	if (!slot || !*slot)
 		return;
+	uio_tlb_flushed();
 	ukplat_page_unmap(ukplat_pt_get_active(), window + i * UIO_PAGE_SIZE, 1,
 			  PAGE_FLAG_KEEP_FRAMES | PAGE_FLAG_FORCE_SIZE);
 	uk_pfree(uk_alloc_get_default(), *slot, 1);
@@ -269,6 +271,7 @@ int uio_port_protect(uintptr_t va, size_t pages, unsigned int prot)
 		if (!slot || !*slot)
 			return -EINVAL;
 	}
+	uio_tlb_flushed();
 	return ukplat_page_set_attr(ukplat_pt_get_active(), va, pages, to_attr(prot),
 				    PAGE_FLAG_FORCE_SIZE);
 }

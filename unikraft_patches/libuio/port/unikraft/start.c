@@ -96,6 +96,7 @@ static int start(struct uk_init_ctx *ctx __unused)
 	int rc = uio_memory_init();
 
 	uio_thread_init();
+	uio_tlb_init();
 #if CONFIG_LIBUIO_9PFS
 	uio_ninep_transport_init();
 #endif

@@ -75,6 +75,7 @@ static void flush_all(void)
 		__asm__ __volatile__("mov %0, %%cr4" : : "r"(cr4));
 	}
 	ukarch_tlb_flush();
+	uio_tlb_flushed();
 }
 
 void uio_sweep_all(void)
@@ -123,6 +124,7 @@ static int set(uintptr_t va, size_t pages, __pte_t bits)
 {
 	unsigned int level;
 
+	uio_tlb_flushed();
 	for (size_t i = 0; i < pages; i++)
 		if (!leaf_of(va + i * UIO_PAGE_SIZE, &level) || level != PAGE_LEVEL)
 			return -EINVAL;

@@ -98,6 +98,7 @@ static void unlist(struct uio_thread *gone)
 		link = &(*link)->next;
 	*link = gone->next;
 	uio_preempt_threads(--n_threads);
+	uio_tlb_flushed(); /* it may have changed its rights often */
 }
 
 static void list(struct uio_thread *t)

@@ -39,6 +39,13 @@ void uio_thread_init(void);
 /** Yield for somebody else's thread that was interrupted in its own code. */
 void uio_thread_preempted(void);
 
+/* ---- tlb.c ---- */
+
+/** Find out whether there is anything to do; as soon as pages can be looked up. */
+void uio_tlb_init(void);
+/** Translations have been flushed. Safe in trap context. */
+void uio_tlb_flushed(void);
+
 /* ---- wait.c, if there is poll() ---- */
 
 /** A handler has run: the application's wait for events, or its next one, returns EINTR. */
