@@ -8,7 +8,6 @@
 #include "hits.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "context.h"
@@ -390,7 +389,7 @@ static void load(struct bpf_session *s, uint16_t seq, const uint8_t *bytes, size
 		uio_bpf_object_destroy(s->object);
 		s->object = NULL;
 		err = -EINVAL;
-		snprintf(error.text, sizeof(error.text), "a timer's period is at least 1 ms");
+		strcpy(error.text, "a timer's period is at least 1 ms");
 	}
 	if (err)
 		refuse(s, seq, err, error.text);

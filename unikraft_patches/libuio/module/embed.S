@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The module's object, in a section that is in the kernel's ELF and never in
- * memory (without the flag A), and its digest, which is. Made by build.mk or
- * Makefile.build: MODULE_FILE, a path, and module_hash.h, 32 numbers.
+ * memory (without the flag A), and its digest, which is. Of embed.py, by way of
+ * build.mk or Makefile.build: MODULE_FILE, a path, and MODULE_HASH, 32 numbers.
  */
 	.section .uio.module.bpf, "", @progbits
 	.incbin MODULE_FILE
