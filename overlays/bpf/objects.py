@@ -299,7 +299,7 @@ def read_object(data: bytes, name: str) -> Object:
     """
     try:
         return _Reader(data, name).read()
-    except (ELFError, ValueError, KeyError, IndexError, struct.error) as error:
+    except (ELFError, OverflowError, ValueError, KeyError, IndexError, struct.error) as error:
         raise BpfError(f"{name} is a damaged object file: {error}") from error
 
 
