@@ -6,6 +6,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,9 @@
 #include "hosted.h"
 
 pthread_t hosted_application_thread;
+
+/* The application's thread is one that `ps` shows: nobody may ask before. */
+static sem_t is_known;
 
 #ifdef UIO_HOSTED_SAN
 const char *__asan_default_options(void);
@@ -31,6 +35,7 @@ static void *application(void *arg)
 {
 	(void)arg;
 	hosted_thread_adopt("count", false);
+	sem_post(&is_known);
 	hosted_signal_stack();
 	hosted_application();
 	return NULL;
@@ -76,8 +81,11 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	hosted_application_init();
-	if (pthread_create(&hosted_application_thread, NULL, application, NULL) != 0)
+	if (sem_init(&is_known, 0, 0) < 0 ||
+	    pthread_create(&hosted_application_thread, NULL, application, NULL) != 0)
 		return 1;
+	while (sem_wait(&is_known) < 0)
+		; /* a signal came in between */
 	if (uio_start() < 0)
 		return 1;
 
