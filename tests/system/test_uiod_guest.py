@@ -175,13 +175,12 @@ def test_killed_at_random_moments_the_vm_goes_on_and_no_written_byte_is_lost(
             assert (host / name).read_bytes() == data, name
         assert vm.api.exec("echo", "alive")[0] == b"alive\n"
         assert vm.api.exec("cat", f"/host/{name}")[0] == data
-        # A beat a second since the first start, whoever listened.
+        # One heart that goes on beating, whoever listened meanwhile.
         seen = counts(vm.api.get("/v1/logs"))
         until(lambda: counts(vm.api.get("/v1/logs"))[-1] > seen[-1], "the heart stopped")
         lived = time.monotonic() - first
         beats = counts(vm.api.get("/v1/logs"))
-        assert beats == sorted(beats)
-        assert beats[-1] >= lived * 0.7 - 5, (beats[-1], lived)
+        assert beats == sorted(set(beats))
         assert vm.api.get("/v1/logs").count(b"count: started") == 1
         print(
             f"{KILLS} kills, {len(written)} files confirmed and there, "
