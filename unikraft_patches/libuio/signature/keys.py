@@ -60,7 +60,7 @@ def source(paths: Sequence[Path]) -> str:
         rows.append(f'\t{{"{name}", {_bytes(identity)}, {_bytes(raw)}}},')
     return "\n".join([
         "/* Written by keys.py. */",
-        '#include "keys.h"',
+        '#include "trusted.h"',
         "",
         "const struct uio_trusted_key uio_trusted_keys[] = {",
         *rows,

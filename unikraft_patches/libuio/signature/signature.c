@@ -10,8 +10,8 @@
 #include <string.h>
 
 #include "ed25519.h"
-#include "keys.h"
 #include "overlay_impl.h"
+#include "trusted.h"
 
 static const char domain[24] = "uIO overlay signature 1";
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The keys that this kernel trusts. keys.py writes the C file that defines them. */
-#ifndef UIO_SIGNATURE_KEYS_H
-#define UIO_SIGNATURE_KEYS_H
+#ifndef UIO_SIGNATURE_TRUSTED_H
+#define UIO_SIGNATURE_TRUSTED_H
 
 #include <stdint.h>
 
@@ -13,4 +13,4 @@ struct uio_trusted_key {
 extern const struct uio_trusted_key uio_trusted_keys[];
 extern const unsigned int uio_trusted_key_count;
 
-#endif /* UIO_SIGNATURE_KEYS_H */
+#endif /* UIO_SIGNATURE_TRUSTED_H */
