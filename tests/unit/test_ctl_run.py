@@ -63,11 +63,16 @@ def test_commands_run_one_after_the_other(tmp_path: Path) -> None:
         ("", ["--", "fault"], 139, "uioctl: fault:"),
         ("", [], 0, "all is well: 0 commands"),
         ("mute", ["--timeout", "2s"], 124, "booting took longer than the 2 s allowed"),
-        ("", ["--timeout", "4s", "--", "sleep"], 124, "the command sleep took longer than the 4 s"),
+        (
+            "",
+            ["--timeout", "10s", "--", "sleep"],
+            124,
+            "the command sleep took longer than the 10 s",
+        ),
         ("die", [], 125, "uiod run: "),
         (
             "chatty=100",
-            ["--log-expect", "nothing like it", "--timeout", "3s"],
+            ["--log-expect", "nothing like it", "--timeout", "10s"],
             124,
             "waiting for /nothing",
         ),
