@@ -30,7 +30,7 @@ PROMPT = b"uio> "
 
 def build(*, sanitize: bool) -> Path:
     """Bring the binary up to date and say where it is."""
-    command = ["make", "-s", "-C", str(MAKEFILE), f"SAN={int(sanitize)}"]
+    command = ["make", "-s", f"-j{os.cpu_count()}", "-C", str(MAKEFILE), f"SAN={int(sanitize)}"]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     return TOP / "build/hosted" / ("uio-hosted-san" if sanitize else "uio-hosted")
