@@ -471,6 +471,11 @@ class Channel:
         if id in self._commands:
             self._send(Type.WINSIZE, id, (rows & 0xFFFF) << 16 | columns & 0xFFFF)
 
+    def resize_console(self, rows: int, columns: int) -> None:
+        """The terminal at the guest's shell has this size; zeros: nothing is known of it."""
+        self._check_ready()
+        self._send(Type.WINSIZE, 0, (rows & 0xFFFF) << 16 | columns & 0xFFFF)
+
     def list_images(self) -> int:
         """Ask what is resident; the id of the `Listed` to come."""
         self._check_ready()

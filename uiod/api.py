@@ -34,9 +34,14 @@ class _Named(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Attach(msgspec.Struct, forbid_unknown_fields=True):
-    rows: int = 24
-    columns: int = 80
+    rows: int = 0
+    columns: int = 0
     force: bool = False
+
+
+class _Size(msgspec.Struct, forbid_unknown_fields=True):
+    rows: int
+    columns: int
 
 
 class Api:
@@ -63,6 +68,7 @@ class Api:
             ("GET", "/metrics"): self.metrics,
             ("POST", "/v1/exec"): self.exec,
             ("POST", "/v1/attach"): self.attach,
+            ("POST", "/v1/attach/size"): self.attach_size,
             ("POST", "/v1/bpf"): self.bpf,
             ("POST", "/v1/bpf/attach"): self.bpf_attach,
         }
@@ -294,9 +300,12 @@ class Api:
     async def attach(self, connection: Connection, request: Request) -> None:
         wants_upgrade(request, "uio-console/1")
         wish: _Attach = request.json(_Attach)
+        _check_size(wish.rows, wish.columns)
         async with contextlib.AsyncExitStack() as stack:
             try:
-                console = await stack.enter_async_context(self.vm.guest.attach(wish.force))
+                console = await stack.enter_async_context(
+                    self.vm.guest.attach(wish.force, wish.rows, wish.columns)
+                )
             except Attached:
                 raise Refused(409, "somebody else is attached", "force takes over") from None
             except OSError as error:
@@ -305,6 +314,18 @@ class Api:
             rest = await connection.upgrade("uio-console/1")
             await streams.serve_console(connection.stream, rest, console)
             self.vm.events.add("attach.end")
+
+    async def attach_size(self, connection: Connection, request: Request) -> None:
+        wish: _Size = request.json(_Size)
+        _check_size(wish.rows, wish.columns)
+        if not self.vm.guest.resize_console(wish.rows, wish.columns):
+            raise Refused(409, "nobody is attached")
+        await connection.answer_json(wish)
+
+
+def _check_size(rows: int, columns: int) -> None:
+    if not (0 <= rows < 1 << 16 and 0 <= columns < 1 << 16):
+        raise Refused(400, "rows and columns are between 0 and 65535")
 
 
 def _check_exec(wish: ExecRequest) -> None:
@@ -319,8 +340,7 @@ def _check_exec(wish: ExecRequest) -> None:
         raise Refused(400, f"arguments and variables of more than {_ARGV_BYTES} bytes")
     if any("\0" in text for text in strings) or any("=" in key or not key for key in wish.env):
         raise Refused(400, "an argument with NUL inside, or a variable's name with = inside")
-    if not (0 <= wish.rows < 1 << 16 and 0 <= wish.columns < 1 << 16):
-        raise Refused(400, "rows and columns are between 0 and 65535")
+    _check_size(wish.rows, wish.columns)
     if not 0 <= wish.timeout_ms < 1 << 32:
         raise Refused(400, "timeout_ms is between 0 and 2³²-1")
 

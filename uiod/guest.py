@@ -285,14 +285,21 @@ class Guest:
             scope.cancel()
 
     @contextlib.asynccontextmanager
-    async def attach(self, force: bool = False) -> AsyncIterator[trio.SocketStream]:
-        """The console, for one at a time. :raise Attached: somebody has it. :raise OSError: QEMU does not answer."""
+    async def attach(
+        self, force: bool = False, rows: int = 0, columns: int = 0
+    ) -> AsyncIterator[trio.SocketStream]:
+        """The console, for one at a time.
+
+        :param rows: of its terminal; 0: not known, as `columns`.
+        :raise Attached: somebody has it. :raise OSError: QEMU does not answer.
+        """
         if self._attached is not None:
             if not force:
                 raise Attached
             self._attached.cancel()
         with trio.CancelScope() as scope:
             self._attached = scope
+            self.link.resize_console(rows, columns)
             try:
                 async with (
                     self._console,
@@ -302,6 +309,13 @@ class Guest:
             finally:
                 if self._attached is scope:
                     self._attached = None
+                    self.link.resize_console(0, 0)
+
+    def resize_console(self, rows: int, columns: int) -> bool:
+        """The attached terminal has another size. False: nobody is attached."""
+        if self._attached is not None:
+            self.link.resize_console(rows, columns)
+        return self._attached is not None
 
     # Sessions
 

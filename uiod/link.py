@@ -155,6 +155,8 @@ class Link:
         self._commands: dict[int, Command] = {}
         self._answers: dict[int, Any] = {}  # id of a request -> None, and then what came
         self._answered = Pulse()
+        self._console_size = (0, 0)  # of the terminal at the guest's shell; zeros: not known
+        self._console_size_due = False
         self._due = Pulse()
         self._sent = Pulse()
         self._heard = 0.0
@@ -216,6 +218,13 @@ class Link:
         answer = await self._ask(lambda: self.channel.unload(digest))
         assert isinstance(answer, ch.Exited)
         return answer.exit
+
+    def resize_console(self, rows: int, columns: int) -> None:
+        """The terminal at the guest's shell has this size, also for sessions to come; zeros: not known."""
+        if (rows, columns) != self._console_size:
+            self._console_size = rows, columns
+            self._console_size_due = True
+            self._due.fire()
 
     async def _ask(self, request: Callable[[], int]) -> ch.Event:
         try:
@@ -279,6 +288,10 @@ class Link:
 
     async def _send(self, stream: trio.abc.Stream) -> None:
         while True:
+            # The latest only, so that a guest that does not read costs no more than one.
+            if self._console_size_due and self.channel.state is ch.State.READY:
+                self._console_size_due = False
+                self.channel.resize_console(*self._console_size)
             data = self.channel.data_to_send()
             self._sent.fire()
             if data:
@@ -324,6 +337,8 @@ class Link:
             _HANDLERS[type(event)](self, event)
 
     def _on_ready(self, event: ch.Ready) -> None:
+        self._console_size_due = self._console_size != (0, 0)  # which a new session begins with
+        self._due.fire()
         self.on_ready(event.hello)
         self.changed.fire()
 

@@ -229,6 +229,7 @@ class FakeApi:
         self.execs: list[Exec] = []
         self.console: list[bytes] = []  # what attached clients typed
         self.attached = False
+        self.old = False  # a daemon that does not know newer requests
         self.spewed = 0
         self.closed = False
         self._sockets: set[socket.socket] = set()
@@ -266,6 +267,11 @@ class FakeApi:
         with self.changed:
             self.events.append({"time": time.time(), "kind": kind, "data": data})
             self.changed.notify_all()
+
+    def until(self, request: tuple[str, str, Any]) -> None:
+        """Wait for a request."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: request in self.requests, 60), self.requests
 
     def info(self) -> dict[str, Any]:
         return {
@@ -342,7 +348,9 @@ class FakeApi:
                 rest += sock.recv(65_536)
             body = json.loads(rest) if rest else None
             url = urlsplit(target)
-            self.requests.append((method, target, body))
+            with self.changed:
+                self.requests.append((method, target, body))
+                self.changed.notify_all()
             self._route(sock, method, url.path, dict(parse_qsl(url.query)), headers, body)
         self._sockets.discard(sock)
 
@@ -386,6 +394,8 @@ class FakeApi:
                 self._json(sock, 200, self.stats())
             case "GET", "/v1/overlays":
                 self._json(sock, 200, self.overlays)
+            case "POST", "/v1/attach/size" if self.attached and not self.old:
+                self._json(sock, 200, body)
             case "POST", "/v1/vm/stop" | "/v1/vm/kill":
                 self._json(sock, 202, {})
                 self.state = "stopped"

@@ -214,6 +214,18 @@ def test_a_command_from_start_to_exit() -> None:
     assert sent(channel) == []
 
 
+def test_the_consoles_terminal_is_told_without_a_command() -> None:
+    channel = ready()
+    channel.resize_console(50, 132)
+    channel.resize_console(0, 65535)
+    assert sent(channel) == [
+        Frame(Type.WINSIZE, 0, 50 << 16 | 132, b""),
+        Frame(Type.WINSIZE, 0, 65535, b""),
+    ]
+    with pytest.raises(ProtocolError):
+        new().resize_console(24, 80)
+
+
 def test_input_goes_only_against_credit() -> None:
     channel = ready()
     id = start(channel)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import struct
 import subprocess
 import sys
@@ -32,7 +33,7 @@ class Terminal:
 
     def __init__(self, *argv: str) -> None:
         self.master, self.slave = pty.openpty()
-        ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 99, 0, 0))
+        self.resize(33, 99)
         self.before = termios.tcgetattr(self.slave)
         self.process = subprocess.Popen(
             [*UIOCTL, "attach", *argv],
@@ -42,6 +43,9 @@ class Terminal:
             start_new_session=True,
         )
         self.seen = b""
+
+    def resize(self, rows: int, columns: int) -> None:
+        ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def expect(self, text: bytes) -> None:
         while text not in self.seen:
@@ -75,6 +79,23 @@ def test_keys_go_as_typed_until_the_detach_key(api: FakeApi) -> None:
     assert status == 0
     assert said == b"attached to count; ctrl-] leaves\ndetached\n"
     assert b"".join(api.console) == b"ls\x03\x04\r"
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_the_daemon_is_told_when_the_terminal_changes(api: FakeApi, old: bool) -> None:
+    api.old = old
+    terminal = Terminal("count")
+    terminal.expect(b"uio> ")
+    for size in ((50, 132), (10, 20)):
+        terminal.resize(*size)
+        terminal.process.send_signal(signal.SIGWINCH)  # it is not this terminal's session
+        api.until(("POST", "/v1/attach/size", {"rows": size[0], "columns": size[1]}))
+    terminal.type(b"ls\r")
+    terminal.expect(b"ls\r\nuio> ")
+    terminal.type(b"\x1d")
+    status, said = terminal.end()
+    assert status == 0
+    assert said == b"attached to count; ctrl-] leaves\ndetached\n"
 
 
 def test_other_detach_keys(api: FakeApi) -> None:
@@ -115,6 +136,7 @@ def test_without_a_terminal_input_is_typed_and_the_answer_printed(api: FakeApi) 
     assert done.returncode == 0
     assert done.stdout == b"uio> help\r\nuio> "
     assert done.stderr == b""
+    assert api.requests == [("POST", "/v1/attach", {})]
 
 
 def test_wrong_detach_keys(api: FakeApi) -> None:

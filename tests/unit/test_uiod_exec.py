@@ -192,6 +192,68 @@ def test_attach_is_for_one_at_a_time(vm: Daemon) -> None:
                 first._take(1)
 
 
+def told(vm: Daemon, size: str = "") -> int:
+    """Once the guest believes that its console's terminal has this size: how often it was told one."""
+    out, _, exit = vm.api.exec("console", *size.split())
+    assert exit["code"] == 0, exit
+    return int(out)
+
+
+@contextlib.contextmanager
+def attach(vm: Daemon, **body: Any) -> Iterator[None]:
+    stream = vm.api.upgrade("/v1/attach", "uio-console/1", body)
+    with contextlib.closing(stream.sock):
+        assert stream._take(6) == b"fake> "
+        yield
+
+
+def resize(vm: Daemon, rows: Any, columns: Any) -> int:
+    body = {"rows": rows, "columns": columns}
+    return vm.api.request("POST", "/v1/attach/size", body)[0]
+
+
+def test_the_guest_knows_the_attached_terminals_size(vm: Daemon) -> None:
+    with attach(vm, rows=24, columns=80):
+        told(vm, "24x80")
+        assert resize(vm, 50, 200) == 200
+        before = told(vm, "50x200")
+        assert resize(vm, 50, 200) == 200  # as it was
+        assert resize(vm, 65535, 65535) == 200
+        assert told(vm, "65535x65535") == before + 1
+    told(vm, "0x0")  # the next test begins from here
+    assert resize(vm, 24, 80) == 409
+
+
+def test_a_client_without_a_size_says_none(vm: Daemon) -> None:
+    before = told(vm)
+    with attach(vm):
+        assert told(vm) == before
+
+
+def test_who_takes_over_brings_a_size(vm: Daemon) -> None:
+    with attach(vm, rows=10, columns=11):
+        told(vm, "10x11")
+        with attach(vm, force=True, rows=20, columns=21):
+            before = told(vm, "20x21")
+            assert resize(vm, 30, 31) == 200
+            assert told(vm, "30x31") == before + 1  # the end of the former said nothing
+            with attach(vm, force=True):
+                told(vm, "0x0")
+
+
+@pytest.mark.parametrize("size", [(-1, 80), (24, 65536), (1 << 70, 1), ("24", 80), (None, 80)])
+def test_wrong_sizes_of_a_terminal_are_refused(vm: Daemon, size: tuple[Any, Any]) -> None:
+    with attach(vm, rows=7, columns=8):
+        before = told(vm, "7x8")
+        assert resize(vm, *size) == 400
+        assert told(vm, "7x8") == before
+    told(vm, "0x0")
+    body = {"rows": size[0], "columns": size[1]}
+    with pytest.raises(AssertionError) as refused:
+        vm.api.upgrade("/v1/attach", "uio-console/1", body)
+    assert b" 400 " in refused.value.args[0]
+
+
 def test_the_serial_log_has_the_first_byte(vm: Daemon) -> None:
     deadline = time.monotonic() + 10
     while (log := vm.api.get("/v1/logs")) != b"booting\n" + b"z" * 100:
@@ -223,3 +285,11 @@ def test_reset_loses_the_session_and_finds_the_guest_again(vm: Daemon) -> None:
         assert stream.until_exit()[2]["code"] == 125
     assert vm.api.request("GET", "/v1/wait?for=ready&timeout_s=10")[0] == 200
     assert vm.api.exec("echo", "new")[0] == b"new\n"
+
+
+def test_a_new_session_hears_of_the_attached_terminal_again(vm: Daemon) -> None:
+    with attach(vm, rows=24, columns=132):
+        told(vm, "24x132")
+        assert vm.api.request("POST", "/v1/vm/reset")[0] == 200
+        assert vm.api.request("GET", "/v1/wait?for=ready&timeout_s=10")[0] == 200
+        assert told(vm, "24x132") == 1

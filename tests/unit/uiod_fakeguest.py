@@ -63,6 +63,7 @@ class Guest:
         self.symbols: dict[int, tuple[frames.SymbolReply, ...]] = {}
         self.build_id = bytes.fromhex(words.get("build_id", "aa" * 20))
         self.booted = 0
+        self.consoles: list[tuple[int, int]] = []  # sizes of its terminal, as told in this session
         self.machine: Any = None
         self.builtins = tuple(name[3:] for name in dir(self) if name.startswith("do_"))
 
@@ -126,6 +127,7 @@ class Guest:
             nonce = frames.Sync.decode(got.payload).nonce
             if nonce != self.nonce:
                 self.running.clear()
+                self.consoles.clear()
             self.nonce = nonce
             if "mute" not in self.words:
                 await self.send(Type.HELLO, 0, 1, self.hello().encode())
@@ -156,6 +158,10 @@ class Guest:
             await self.send(Type.EXIT, got.id, exit.kind, exit.encode())
         elif got.type is Type.SYMR:
             self.symbols[got.id] = frames.decode_symbols(got.arg, got.payload)
+            for command in self.running.values():
+                command.wake()
+        elif got.type is Type.WINSIZE and got.id == 0:
+            self.consoles.append((got.arg >> 16, got.arg & 0xFFFF))
             for command in self.running.values():
                 command.wake()
         elif (command := self.running.get(got.id)) is not None:
@@ -300,6 +306,14 @@ class Guest:
         while command.size == first:
             await self.wait(command)
         await self.write(command, f"{command.size >> 16}x{command.size & 0xFFFF}\n".encode())
+        return Exit(ExitKind.OK)
+
+    async def do_console(self, command: Running, arguments: list[str]) -> Exit:
+        """Wait until the console's terminal has that size; print how often one was told."""
+        want = [tuple(int(number) for number in text.split("x")) for text in arguments]
+        while want and self.consoles[-1:] != want:
+            await self.wait(command)
+        await self.write(command, f"{len(self.consoles)}\n".encode())
         return Exit(ExitKind.OK)
 
     async def do_fault(self, _command: Running, _arguments: list[str]) -> Exit:

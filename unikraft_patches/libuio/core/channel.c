@@ -248,6 +248,7 @@ static void end_session(void)
 	ch.kind = NULL;
 	ch.head_len = 0;
 	drop_posted();
+	uio_console_resize(0, 0);
 	uio_channel_exec_reset();
 	uio_channel_symq_reset();
 }

@@ -527,12 +527,15 @@ bool uio_frame_cancel(const struct uio_frame *f, uint8_t *payload)
 
 bool uio_frame_winsize(const struct uio_frame *f, uint8_t *payload)
 {
+	uint16_t rows = (uint16_t)(f->arg >> 16), columns = (uint16_t)f->arg;
 	struct chan_exec *c = find(f->id);
 
 	(void)payload;
-	if (c != NULL) {
-		c->x->rows = (uint16_t)(f->arg >> 16);
-		c->x->columns = (uint16_t)f->arg;
+	if (f->id == 0) {
+		uio_console_resize(rows, columns);
+	} else if (c != NULL) {
+		c->x->rows = rows;
+		c->x->columns = columns;
 	}
 	return true;
 }

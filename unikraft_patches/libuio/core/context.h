@@ -16,6 +16,8 @@ bool uio_context_self(void);
 
 /** The console's shell (shell.c): take input, echo, start commands. Returns when to come back. */
 uint64_t uio_console_poll(uint64_t now_ns);
+/** What the host says of the console's terminal; zeros: nothing is known of it. */
+void uio_console_resize(uint16_t rows, uint16_t columns);
 
 /** Timers of eBPF programs (bpf_session.c, where it is built in). Returns when to come back. */
 uint64_t uio_bpf_tick(uint64_t now_ns) __attribute__((weak));

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Line editing for a terminal of unknown width: a line is shown in one row, as
- * much of it as fits around the cursor in 79 columns, so that no wrapping has
- * to be undone.
+ * Line editing: a line is shown in one row of the terminal, as much of it as
+ * fits around the cursor, so that no wrapping has to be undone. Its last column
+ * stays free, where terminals differ in what they do.
  */
 #include "lineedit.h"
 
@@ -11,7 +11,11 @@
 
 #include <uio/port.h>
 
-#define COLUMNS 79u
+/* What the host says of the terminal is kept within these: the echo has an end. */
+#define COLUMNS_MIN     10u
+#define COLUMNS_MAX     400u
+#define COLUMNS_UNKNOWN 80u
+#define SHOWN_MAX       (UIO_ECHO_MAX - 64u) /* bytes: the rest is for what is around them */
 
 enum escape {
 	ESC_NONE,
@@ -98,27 +102,27 @@ void uio_lineedit_show(struct uio_lineedit *le, struct uio_echo *echo)
 		return;
 	le->dirty = false;
 
-	/* Start so far right that the cursor is in the row, then take what fits. */
-	unsigned int room = COLUMNS - (unsigned int)strlen(le->prompt);
+	/*
+	 * Start so far right that the cursor is in the row, then take what fits. Characters of no
+	 * width would always fit: they end with the echo's room.
+	 */
+	unsigned int room = le->columns - (unsigned int)strlen(le->prompt);
 	size_t from = le->cursor, to;
 	unsigned int before = 0, shown;
 	while (from > 0) {
 		size_t p = previous(le, from);
 		unsigned int w = width(le->text + p, le->len - p);
-		if (before + w >= room)
+		if (before + w >= room || le->cursor - p > SHOWN_MAX)
 			break;
 		before += w;
 		from = p;
 	}
 	for (to = le->cursor, shown = before; to < le->len; to = next(le, to)) {
 		unsigned int w = width(le->text + to, le->len - to);
-		if (shown + w >= room)
+		if (shown + w >= room || next(le, to) - from > SHOWN_MAX)
 			break;
 		shown += w;
 	}
-	/* Zero-width characters have no end: the echo has. */
-	if (to - from > UIO_ECHO_MAX - 64)
-		to = from;
 
 	char move[24];
 	int n = snprintf(move, sizeof(move), "\r\x1b[%uC",
@@ -149,6 +153,20 @@ void uio_lineedit_init(struct uio_lineedit *le)
 {
 	memset(le, 0, sizeof(*le));
 	le->prompt = "";
+	uio_lineedit_resize(le, 0, false);
+}
+
+void uio_lineedit_resize(struct uio_lineedit *le, unsigned int columns, bool redraw)
+{
+	if (columns == 0)
+		columns = COLUMNS_UNKNOWN;
+	if (columns < COLUMNS_MIN)
+		columns = COLUMNS_MIN;
+	if (columns > COLUMNS_MAX)
+		columns = COLUMNS_MAX;
+	le->columns = (uint16_t)(columns - 1);
+	if (redraw && le->len != 0)
+		le->dirty = true;
 }
 
 void uio_lineedit_free(struct uio_lineedit *le)
@@ -173,7 +191,7 @@ static void insert(struct uio_lineedit *le, const char *text, size_t len, struct
 	le->cursor += len;
 	/* The usual case needs no redrawing. */
 	if (!le->dirty && le->cursor == le->len &&
-	    columns(le, 0, le->len) + strlen(le->prompt) < COLUMNS)
+	    columns(le, 0, le->len) + strlen(le->prompt) < le->columns)
 		uio_echo_add(echo, text, len);
 	else
 		le->dirty = true;
@@ -190,7 +208,7 @@ static void erase(struct uio_lineedit *le, size_t from, size_t to, struct uio_ec
 	if (le->len == 0)
 		le->too_long = false;
 	if (last && w == 1 && !le->dirty &&
-	    columns(le, 0, le->len) + 1 + strlen(le->prompt) < COLUMNS)
+	    columns(le, 0, le->len) + 1 + strlen(le->prompt) < le->columns)
 		uio_echo_text(echo, "\b \b");
 	else if (from != to)
 		le->dirty = true;

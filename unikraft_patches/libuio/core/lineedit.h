@@ -30,7 +30,7 @@ void uio_echo_add(struct uio_echo *e, const char *text, size_t len);
 void uio_echo_text(struct uio_echo *e, const char *text);
 
 /* The most that one byte of input, or uio_lineedit_show(), adds to the echo. */
-#define UIO_ECHO_MAX 512u
+#define UIO_ECHO_MAX 1024u
 
 struct uio_lineedit {
 	const char *prompt;
@@ -40,6 +40,7 @@ struct uio_lineedit {
 	uint8_t escape; /* state of an escape sequence */
 	uint8_t param;
 	uint8_t utf8[4], utf8_len, utf8_want;
+	uint16_t columns; /* that a line is shown in: one less than the terminal has */
 	size_t len, cursor;
 	/* history: lines with their NULs, oldest first */
 	size_t history_len, history_at; /* history_len: the line being edited */
@@ -50,6 +51,8 @@ struct uio_lineedit {
 
 void uio_lineedit_init(struct uio_lineedit *le);
 void uio_lineedit_free(struct uio_lineedit *le);
+/** The terminal has so many columns; 0: not known. redraw: a line is being edited on it now. */
+void uio_lineedit_resize(struct uio_lineedit *le, unsigned int columns, bool redraw);
 /** Start an empty line behind this prompt, which must live. */
 void uio_lineedit_begin(struct uio_lineedit *le, const char *prompt, bool history,
 			struct uio_echo *echo);

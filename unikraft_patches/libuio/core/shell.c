@@ -18,6 +18,7 @@
 
 static struct uio_shell *shell;
 static unsigned int shell_generation;
+struct uio_shell_terminal uio_shell_terminal;
 
 void uio_shell_print(struct uio_shell *sh, const char *text)
 {
@@ -236,6 +237,7 @@ static void open_shell(void)
 	memset(shell, 0, sizeof(*shell));
 	shell->echo = (struct uio_echo){.buf = shell->echo_buf, .size = sizeof(shell->echo_buf)};
 	uio_lineedit_init(&shell->edit);
+	uio_lineedit_resize(&shell->edit, uio_shell_terminal.columns, false);
 	prompt(shell);
 }
 
@@ -248,6 +250,23 @@ static void close_shell(void)
 	uio_port_free(shell->line);
 	uio_port_free(shell);
 	shell = NULL;
+}
+
+/* Whether the terminal's row shows the editor's line, and not what a command says. */
+static bool line_is_shown(const struct uio_shell *sh)
+{
+	if (sh->job == NULL)
+		return sh->rest == NULL;
+	return uio_shell_reading(sh) && !sh->edit.history_on && !sh->line_given;
+}
+
+void uio_console_resize(uint16_t rows, uint16_t columns)
+{
+	uio_shell_terminal = (struct uio_shell_terminal){rows, columns};
+	if (shell == NULL)
+		return;
+	uio_lineedit_resize(&shell->edit, columns, line_is_shown(shell));
+	uio_shell_resize(shell);
 }
 
 uint64_t uio_console_poll(uint64_t now)

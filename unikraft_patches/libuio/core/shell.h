@@ -26,6 +26,11 @@ struct uio_shell {
 	char echo_buf[2048];
 };
 
+/* The terminal's size as the host has told it (WINSIZE); zeros: it has not. */
+extern struct uio_shell_terminal {
+	uint16_t rows, columns;
+} uio_shell_terminal;
+
 /** Add to the terminal's output. */
 void uio_shell_print(struct uio_shell *sh, const char *text);
 
@@ -35,6 +40,8 @@ const char *uio_shell_start(struct uio_shell *sh, const char **line);
 void uio_shell_reap(struct uio_shell *sh);
 /** Signal the foreground pipeline; what follows on the line is not run. */
 void uio_shell_interrupt(struct uio_shell *sh, int signal);
+/** The terminal has another size: the pipeline's commands may ask for it. */
+void uio_shell_resize(struct uio_shell *sh);
 /** The terminal is gone: end the pipeline, which cleans up by itself. */
 void uio_shell_abandon(struct uio_shell *sh);
 

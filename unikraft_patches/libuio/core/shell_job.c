@@ -204,6 +204,8 @@ static bool start_stage(struct uio_job *job, int i)
 		.argc = w->argc,
 		.argv = w->argv,
 		.tty = true,
+		.rows = uio_shell_terminal.rows,
+		.columns = uio_shell_terminal.columns,
 		.body = stage_body,
 		.finish = stage_finish,
 	};
@@ -301,6 +303,17 @@ void uio_shell_interrupt(struct uio_shell *sh, int signal)
 	for (int i = 0; job != NULL && i < job->stages; i++)
 		if (job->stage[i].x != NULL)
 			uio_exec_cancel(job->stage[i].x, signal);
+}
+
+void uio_shell_resize(struct uio_shell *sh)
+{
+	for (int i = 0; sh->job != NULL && i < sh->job->stages; i++) {
+		struct uio_exec *x = sh->job->stage[i].x;
+		if (x == NULL)
+			continue;
+		x->rows = uio_shell_terminal.rows;
+		x->columns = uio_shell_terminal.columns;
+	}
 }
 
 void uio_shell_abandon(struct uio_shell *sh)
