@@ -123,6 +123,14 @@ def test_the_widest_row_holds_any_characters(
 def test_characters_without_width_do_not_fill_the_echo(client: Client, console: Console) -> None:
     resize(client, 24, 65535)
     line = "echo a" + "\u0301" * 1900
-    console.send(line.encode() + b"\n")
+    console.send(line.encode() + b"\x01")
+    row = drawn(console, 5).decode()  # as much of it as the echo has room for
+    assert 400 < len(row) < 512
+    assert row == "uio> " + line[: len(row) - 5]
+    console.send(b"\x05")
+    row = drawn(console, 5).decode()
+    assert 400 < len(row) < 512
+    assert row == "uio> " + line[-len(row) + 5 :]
+    console.send(b"\n")
     console.until(b"\r\n")
     assert console.until().decode() == line.removeprefix("echo ") + "\r\nuio> "
