@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import select
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -279,7 +280,10 @@ def test_nothing_is_kept(guest: Hosted) -> None:
     before = used()
     for _ in range(20):
         round_of_all()
-    assert used() <= before
+    # The answer to a last Tclunk may be under way; a leak never gets there.
+    deadline = time.monotonic() + channel.DEADLINE_S
+    while (left := used()) > before:
+        assert time.monotonic() < deadline, (left, before)
 
 
 def test_push(guest: Hosted, tmp_path: Path) -> None:
