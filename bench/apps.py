@@ -35,7 +35,7 @@ from overlays.trust import Trust
 
 BATCHES = 8  # of a turn, each with DEPTH requests on every connection
 WARM_UP = 3
-FLUSHES = 8  # under load: the TLB doubles at each as long as it is too small
+FLUSHES = 8  # each after a turn: the TLB doubles as long as it is too small
 Rates = tuple[float, float]
 
 
@@ -111,10 +111,9 @@ def _cases(channel: Channel, kernel: Path) -> Iterator[tuple[str, Callable[[], o
 
 def _grow(served: Served, flusher: Flusher) -> None:
     """Give its TLB the size that the load wants."""
-    with _again(served.ask):
-        for _ in range(FLUSHES):
-            time.sleep(0.05)
-            flusher.flush()
+    for _ in range(FLUSHES):
+        served.ask()
+        flusher.flush()
 
 
 def _turns(
