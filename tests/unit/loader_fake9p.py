@@ -39,6 +39,7 @@ class FakeServer:
         self.reads: list[tuple[int, int]] = []  # offset and size of each Tread
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.connect(str(directory / "fs.sock"))
+        self._sending = threading.Lock()
         self.begun = threading.Event()
         self.requests = 0
         self.thread = threading.Thread(target=self.run, daemon=True)
@@ -54,6 +55,11 @@ class FakeServer:
             out += more
         return out
 
+    def send(self, replies: bytes) -> None:
+        """From any thread."""
+        with self._sending:
+            self.socket.sendall(replies)
+
     def run(self) -> None:
         try:
             while True:
@@ -64,7 +70,7 @@ class FakeServer:
                 changed = self.change(kind + 1, tag, self.answer(kind, tag, body))
                 if changed is None:
                     break
-                self.socket.sendall(changed)
+                self.send(changed)
         except (EOFError, OSError):
             pass
         self.socket.close()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import struct
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import loader_tools as t
 import pytest
-from loader_fake9p import RLERROR, RREAD, FakeServer, reply
+from loader_fake9p import RGETATTR, RLERROR, RREAD, FakeServer, reply
 from loader_tools import CANCELLED, OK, Hosted
 
 CONTENT = random.Random(1).randbytes(1_000_000)
@@ -19,6 +20,8 @@ MSIZE = 1 << 19
 CHUNK = 65536  # of `cat`
 #: from here on several reads are under way
 STEADY = 300_000
+#: how many at most
+AHEAD = 3
 
 
 @pytest.fixture
@@ -173,7 +176,7 @@ def test_replies_that_come_when_nobody_waits_any_more(guest: Hosted) -> None:
     guest.client.send(t.channel.CANCEL, ident, 2)
     assert guest.client.finish(ident).kind == CANCELLED
     late, withholding.held = withholding.held, []
-    server.socket.sendall(b"".join(reversed(late)))
+    server.send(b"".join(reversed(late)))
     withholding.when = b"".join
     assert guest.run("cat", "/host/file").stdout == CONTENT
     server.close()
@@ -225,3 +228,49 @@ def test_what_was_read_ahead_is_void_once_the_file_changes(guest: Hosted) -> Non
     t.compile_c(source).rename(guest.root / "bin" / "reader")
     answer = guest.run("reader")
     assert (answer.status, answer.stdout) == (0, b"abWdb?"), answer
+
+
+class AskingAgain(Withholding):
+    """Puts aside, too, what a second reader asks before it reads ahead: how long the file is."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda held: b"")
+        # As many as are under way at most: the first reader waits.
+        self.all_held = threading.Event()
+        self.again = False  # the second reader has come
+        self.asked = threading.Event()
+        self.answer = b""
+
+    def __call__(self, kind: int, tag: int, data: bytes) -> bytes | None:
+        if kind == RGETATTR and self.again and not self.asked.is_set():
+            self.answer = data
+            self.asked.set()
+            return b""
+        out = super().__call__(kind, tag, data)
+        if kind == RREAD:
+            assert self.server
+            self.again = self.all_held.is_set() and self.server.reads[-1][0] < STEADY
+            if len(self.held) == AHEAD:
+                self.all_held.set()
+        return out
+
+
+def test_one_reader_ends_while_another_is_about_to_read_ahead(guest: Hosted) -> None:
+    guest.unserve()
+    before = used_heap(guest)
+    host = AskingAgain()
+    server = host.serve(guest)
+    # Neither has output that would have to be read meanwhile.
+    first = guest.client.start("sha256sum", "/host/x")
+    assert host.all_held.wait(20)
+    second = guest.client.start("sha256sum", "/host/x")
+    assert host.asked.wait(20)
+    late, host.held = host.held, []
+    host.when = b"".join
+    digest = hashlib.sha256(CONTENT).hexdigest().encode()
+    server.send(b"".join(late))
+    assert guest.client.finish(first).stdout.split()[0] == digest
+    server.send(host.answer)
+    assert guest.client.finish(second).stdout.split()[0] == digest
+    server.close()
+    assert used_heap(guest) <= before

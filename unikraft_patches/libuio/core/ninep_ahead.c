@@ -39,7 +39,7 @@ static struct ninep_ahead *all;
 static struct ninep_ahead *begin(struct ninep_call *c, const struct uio_ninep_file *f)
 {
 	struct ninep_step s = uio_ninep_getattr();
-	struct ninep_ahead *a = all;
+	struct ninep_ahead *a;
 	struct uio_stat st;
 	unsigned int n = 0;
 
@@ -47,9 +47,9 @@ static struct ninep_ahead *begin(struct ninep_call *c, const struct uio_ninep_fi
 	if (uio_ninep_step(c, f->fid, &s))
 		return NULL;
 	uio_ninep_attributes(s.request, &st);
-	if (f->next >= st.size)
+	if (f->next >= st.size || f->ahead) /* another thread was here meanwhile */
 		return NULL;
-	for (; a; a = a->next)
+	for (a = all; a; a = a->next)
 		n++;
 	a = n < AT_ONCE ? uio_port_alloc(sizeof(*a)) : NULL;
 	if (!a)
